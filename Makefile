@@ -1,0 +1,39 @@
+# make study   the study on phantoms, from data to figures (results/quick/)
+# make test    lint and the tests, slow ones left out (make test-slow runs those)
+# make lab     JupyterLab on the notebooks
+# make clean   removes .venv and everything that can be made again; committed results stay
+# Each target sets up .venv by itself; a second call installs nothing.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+CORES ?= $(shell nproc 2>/dev/null || echo 2)
+
+.PHONY: study test test-slow lint lab clean
+.DELETE_ON_ERROR:
+
+study: .venv/ready
+	$(BIN)/snakemake --cores $(CORES)
+
+test: .venv/ready lint
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: .venv/ready
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+lab: .venv/ready
+	$(BIN)/jupyter lab notebooks
+
+clean:
+	rm -rf .venv .snakemake .pytest_cache .ruff_cache .hypothesis airwaylib.egg-info data/phantoms
+	git clean -fdXq results
+
+.venv/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "airwaylib needs Python 3.11; name it: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@

@@ -1,0 +1,5 @@
+"""`python -m airwaylib`: the command `airwaylib`."""
+
+from airwaylib.cli import main
+
+main()
