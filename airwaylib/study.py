@@ -11,7 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+import pandas as pd
+from pydantic import BaseModel, Field, ValidationError
 
 from airwaylib.errors import InputError
 from airwaylib.files import atomic_path
@@ -21,6 +22,25 @@ HOME = Path(os.environ.get("AIRWAYLIB_HOME", Path(__file__).resolve().parents[1]
 
 DEFAULT_WEIGHTS = HOME / "data/weights/wingsnet-phantom.safetensors"
 VERSIONS_OF = ("torch", "numpy", "scipy", "monai", "lightning-fabric", "zarr")
+
+
+class SegmentParameters(BaseModel, extra="forbid"):
+    """Parameters of 06_segment_ct."""
+
+    ct: str = Field("", description="chest CT (file or DICOM folder); empty: a phantom")
+    output: str = Field("", description="mask file; empty: results/<study>/segmentations/<CT's name>_airway.nii.gz")
+    weights: str = Field("", description="checkpoint; empty: ours, trained on phantoms")
+    probability: float = Field(0.5, gt=0, lt=1, description="voxels at or above it are airway")
+    device: str = Field("auto", description="auto, cpu or cuda")
+    study: str = Field("quick", description="results go to results/<study>/")
+
+
+class FigureParameters(BaseModel, extra="forbid"):
+    """Parameters of 04_figures."""
+
+    study: str = Field("quick", description="results are read from and written to results/<study>/")
+    runs: list[str] = Field(["final_dice", "both_general_union"], min_length=1, description="runs to compare, in order")
+
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -74,22 +94,21 @@ def fault(entry: Mapping[str, Any], model: type[BaseModel]) -> str:
     return f"{name} = {entry['input']!r}: {message}" if name else message
 
 
-def notebook_parameters(names: Mapping[str, Any], model: type[Model]) -> Model:
+def notebook_parameters(names: dict[str, Any], model: type[Model]) -> Model:
     """The notebook's parameters, as the tagged cell and papermill's injected one left them in `names` (its globals()).
 
-    Call it in the cell after the parameters: every plain value defined so far counts as one, so that a misspelt `-p` is an
-    error and not a silent default.
+    Call it in the cell after the parameters: every plain value defined so far counts as one, so that a misspelt `-p` is
+    an error and not a silent default. Their names are kept in `names`, so that the cell can be run again later on.
     """
     plain = (bool, int, float, str, list, dict, type(None))
     of_jupyter = {"In", "Out"}
-    parameters = {
-        k: v for k, v in names.items() if not k.startswith("_") and k not in of_jupyter and isinstance(v, plain)
-    }
-    return validated(model, parameters, "notebook parameters")
+    found = [k for k, v in names.items() if not k.startswith("_") and k not in of_jupyter and isinstance(v, plain)]
+    known = names.setdefault("_parameter_names", found)
+    return validated(model, {name: names[name] for name in known if name in names}, "notebook parameters")
 
 
 def provenance(parameters: BaseModel, **more: Any) -> dict[str, Any]:
-    """Where a result comes from: commit, dirty flag, parameters, versions, machine, and `more` (seed, device, wall time...)."""
+    """Where a result comes from: commit, dirty flag, parameters, versions, machine, and `more`."""
     return {
         "commit": git("rev-parse", "HEAD"),
         "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
@@ -116,6 +135,12 @@ def write_json(path: str | Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2) + "\n")
 
 
+def write_csv(path: str | Path, table: pd.DataFrame) -> None:
+    """Write a table's columns as CSV, numbers to two decimals, atomically."""
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.2f")
+
+
 def read_json(path: str | Path) -> Any:
     """The content of a JSON file."""
     return json.loads(Path(path).read_text())
@@ -126,6 +151,6 @@ def checksum(*paths: Path) -> str:
     digest = hashlib.sha256()
     for top in paths:
         for file in sorted(p for p in ([top] if top.is_file() else top.rglob("*")) if p.is_file()):
-            digest.update(str(file.relative_to(top.parent)).encode())
-            digest.update(file.read_bytes())
+            digest.update(file.relative_to(top.parent).as_posix().encode())
+            digest.update(hashlib.sha256(file.read_bytes()).digest())  # of one length: no content passes for a name
     return digest.hexdigest()

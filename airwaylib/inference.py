@@ -1,0 +1,182 @@
+"""From a CT to its airway mask: windows over the lungs, their mean probability, a threshold, the largest component.
+
+As in Zheng et al. 2021 (authors' program): 128^3 windows at a stride of 64, mean of the sigmoids, >= 0.5, largest
+6-connected component. Leaving out the windows that hold no lung is our own choice.
+"""
+
+import math
+import sys
+import warnings
+
+import numpy as np
+import torch
+from monai.data.utils import dense_patch_slices
+from monai.inferers import sliding_window_inference
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from airwaylib.errors import InputError
+from airwaylib.lungs import bounding_box, lung_mask
+from airwaylib.metrics import largest_component
+from airwaylib.networks import CheckpointInfo
+from airwaylib.volume import Volume, resample, resample_to
+from airwaylib.volume import window as window_hu
+
+MARGIN = 5  # voxels around the lungs, as in training
+LEAST_SIZE = 16  # voxels along an axis; the network halves its input three times
+
+
+def segment(
+    ct: Volume,
+    network: nn.Module,
+    info: CheckpointInfo,
+    probability: float = 0.5,
+    device: str = "auto",
+    overlap: float = 0.5,
+    progress: bool = True,
+) -> Volume:
+    """Segment the airway tree of a chest CT.
+
+    Parameters
+    ----------
+    ct : Volume
+        HU, axial slices first; at least 16 voxels along each axis.
+    network : nn.Module
+        Maps an image `(B, 1, D, H, W)` in [0, 1] to `GroupLogits`. It is moved to the device.
+    info : CheckpointInfo
+        Side of the window, and the spacing in mm to resample to (None: the CT's own grid).
+    probability : float
+        Voxels at or above it are airway; in (0, 1).
+    device : str
+        "cpu", "cuda", or "auto": CUDA where there is one.
+    overlap, progress :
+        As for `predict_probability`.
+
+    Returns
+    -------
+    Volume
+        bool, on the CT's own grid: one 6-connected component, or nothing, with a warning.
+
+    Raises
+    ------
+    InputError
+        Too small a CT, no lung in it, a probability or overlap out of range, a device that is not there.
+    """
+    if not 0 < probability < 1:
+        raise InputError(f"probability {probability}: a threshold between 0 and 1 is needed, such as 0.5")
+    if min(ct.array.shape) < LEAST_SIZE:
+        raise InputError(
+            f"a CT of {ct.array.shape} voxels (z, y, x) is too small: {LEAST_SIZE} along each axis are needed"
+        )
+    place = choose_device(device)
+    lung = lung_mask(ct)
+    box = bounding_box(lung, MARGIN)
+    cut = ct.crop(box)
+    image, lung = cut.with_array(window_hu(cut.array)), cut.with_array(lung[box])
+    if info.spacing is not None:
+        image, lung = resample(image, info.spacing), resample(lung, info.spacing)
+    predicted = predict_probability(network, image.array, lung.array, info.window, overlap, place, progress)
+    if info.spacing is not None:
+        predicted = resample_to(image.with_array(predicted), cut).array
+    mask = np.zeros(ct.array.shape, bool)
+    mask[box] = largest_component(predicted >= probability)
+    if not mask.any():
+        highest = f"the highest probability is {predicted.max():.3f}, the threshold {probability:g}"
+        warnings.warn(f"no airway found: {highest}; the mask is empty", stacklevel=2)
+    return ct.with_array(mask)
+
+
+def predict_probability(
+    network: nn.Module,
+    image: np.ndarray,
+    lung: np.ndarray,
+    window: int = 128,
+    overlap: float = 0.5,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
+) -> np.ndarray:
+    """Mean airway probability of every voxel over the windows that hold it.
+
+    Parameters
+    ----------
+    network : nn.Module
+        As for `segment`; the sigmoid of its `decoder` logits counts. In bf16 where CUDA is fast at it, else float32.
+    image : numpy.ndarray
+        uint8 `(z, y, x)`, as `volume.window` makes it. An axis shorter than the window is padded with air, as in
+        training.
+    lung : numpy.ndarray
+        bool `(z, y, x)`. A window without any of it is not computed and counts as 0, so the mean is exact wherever
+        `lung` is true, and too low only in places that such a window shares with others.
+    window : int
+        Side of the window, voxels; at least 16.
+    overlap : float
+        Of neighbouring windows along each axis, in [0, 1): 0.5 is a stride of half a window. Less is faster.
+    device : str or torch.device
+        Where the network computes; images stay in main memory.
+    progress : bool
+        Show a bar over the windows computed, on stderr.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 `(z, y, x)` in [0, 1].
+
+    Raises
+    ------
+    InputError
+        `lung` is of another shape, the window too small, or the overlap out of range.
+    """
+    if image.shape != lung.shape:
+        raise InputError(f"lung mask of shape {lung.shape}: it must have the image's, {image.shape}")
+    if window < LEAST_SIZE:
+        raise InputError(f"window {window}: at least {LEAST_SIZE} voxels a side are needed")
+    if not 0 <= overlap < 1:
+        raise InputError(f"overlap {overlap}: 0 (none) to below 1 is needed, such as 0.5")
+    short = [max(window - size, 0) for size in image.shape]
+    margins = [(gap // 2, gap - gap // 2) for gap in short]
+    image, lung = np.pad(image, margins), np.pad(lung, margins)
+    bf16 = torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    bar = progress_bar(count_windows(lung, window, overlap), progress)
+
+    def probability_of(patch: Tensor, places: list[list[slice]]) -> Tensor:
+        if not lung[tuple(places[0][2:])].any():
+            return torch.zeros_like(patch)
+        with torch.autocast("cuda", torch.bfloat16, enabled=bf16):
+            logits = network(patch / 255).decoder
+        bar.update()
+        return torch.sigmoid(logits.float())
+
+    was_training = network.training
+    network.to(device).eval()
+    with bar, torch.inference_mode():
+        whole = torch.from_numpy(image)[None, None].float()
+        mean = sliding_window_inference(
+            whole, window, 1, probability_of, overlap, sw_device=device, device="cpu", with_coord=True
+        )
+    network.train(was_training)
+    inside = tuple(slice(low, size - high) for (low, high), size in zip(margins, image.shape, strict=True))
+    return mean[0, 0].numpy()[inside]
+
+
+def count_windows(lung: np.ndarray, window: int, overlap: float) -> int:
+    """How many of MONAI's sliding windows over `lung` (no axis shorter than the window) hold any of it."""
+    stride = max(1, int(window * (1 - overlap)))
+    places = dense_patch_slices(lung.shape, [window] * 3, [stride] * 3)
+    return sum(bool(lung[place].any()) for place in places)
+
+
+def progress_bar(total: int, shown: bool) -> tqdm:
+    """Bar with the time left; where stderr is no terminal (a notebook, a log) it is renewed at every tenth only."""
+    pace = {} if sys.stderr.isatty() else {"miniters": max(1, total // 10), "mininterval": 0, "maxinterval": math.inf}
+    return tqdm(total=total, desc="airways", unit="window", disable=not shown, **pace)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; "auto" is CUDA where there is one, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise InputError(f"device {name!r} is unknown: choose auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("device 'cuda': no CUDA device is visible here; use auto or cpu")
+    return torch.device(name)

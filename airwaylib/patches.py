@@ -1,0 +1,180 @@
+"""Training crops: the paper's samplers, rotation and label threshold (Zheng et al., IEEE TMI 2021).
+
+A crop is drawn from a box larger by 150/128 than itself, turned by up to 15 degrees in a random plane, and the label
+interpolated and thresholded anew. Every crop depends on (seed, epoch, index) alone: the same numbers whatever the
+number of workers, and after a resume.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import zarr
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from airwaylib.errors import InputError
+
+OUTER = 150 / 128  # the paper draws 150^3 and keeps the central 128^3 after rotation
+MOST_LARGE = 200 / 150**3  # large-airway voxels admitted in a small-airway crop, as a share of the drawn box
+MOST_IN_MEMORY = 2**24  # bytes of an array that is kept decoded
+TRIES = 32  # draws before the small-airway sampler takes the best it has seen
+
+
+class Crop(dict):
+    """image in [0, 1], label in {0, 1}, distance = d/dmax in [0, 1]: float32 tensors (1, S, S, S)."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """A prepared case opened for sampling; points are (N, 3) z, y, x voxel indices of the store's grid."""
+
+    name: str
+    image: zarr.Array | np.ndarray
+    label: zarr.Array | np.ndarray
+    distance: zarr.Array | np.ndarray
+    centreline_points: np.ndarray
+    small_points: np.ndarray
+    large_points: np.ndarray
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Store":
+        """Open the store that `prepare.prepare_case` wrote at `path`."""
+        try:
+            group = zarr.open_group(path, mode="r")
+            small = group["small_airway"][:] > 0
+            large = (group["label"][:] > 0) & ~small
+            centreline = np.argwhere(group["centreline"][:])
+            points = (centreline, np.argwhere(small), np.argwhere(large))
+            arrays = (in_memory(group[name]) for name in ("image", "label", "distance"))
+            return cls(group.attrs["case"], *arrays, *points)
+        except (FileNotFoundError, KeyError, ValueError) as error:
+            raise InputError(f"{path}: no training store here ({error}); make it with airwaylib prepare") from error
+
+    def read(self, low: np.ndarray, side: int) -> np.ndarray:
+        """image, label, distance of the cube of side S at corner `low`: float32 (3, S, S, S), air beyond the grid."""
+        cube = np.zeros((3, side, side, side), np.float32)
+        shape = np.array(self.image.shape)
+        start, stop = np.maximum(low, 0), np.minimum(low + side, shape)
+        source = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+        target = tuple(slice(a, b) for a, b in zip(start - low, stop - low, strict=True))
+        for channel, array in zip(cube, (self.image, self.label, self.distance), strict=True):
+            channel[target] = array[source]
+        cube[0] /= 255
+        return cube
+
+
+def in_memory(array: zarr.Array) -> zarr.Array | np.ndarray:
+    """A small array decoded once and for all, a large one as it is: a crop then reads its chunks only."""
+    return array[:] if array.nbytes <= MOST_IN_MEMORY else array
+
+
+def random_corner(shape: tuple[int, ...], side: int, rng: np.random.Generator) -> np.ndarray:
+    """Corner of a cube of `side` voxels drawn evenly inside `shape`; centred along an axis shorter than it."""
+    room = np.array(shape) - side
+    return np.where(room > 0, rng.integers(0, np.maximum(room, 0) + 1), room // 2)
+
+
+def count_inside(points: np.ndarray, low: np.ndarray, side: int) -> int:
+    """How many of `points` (N, 3) lie in the cube of `side` voxels at corner `low`."""
+    return int(((points >= low) & (points < low + side)).all(1).sum())
+
+
+def small_airway_corner(store: Store, side: int, rng: np.random.Generator) -> np.ndarray:
+    """Small-airway sampling: with probability 1/2 redraw until the cube holds small airway and little large airway.
+
+    The limit is the paper's 200 voxels in 150^3, in proportion. In a case where no cube satisfies it, the drawn cube
+    with small airway and the fewest large-airway voxels is taken (ours: the paper does not say).
+    """
+    corner = random_corner(store.image.shape, side, rng)
+    if rng.random() < 0.5 or not len(store.small_points):
+        return corner
+    best, fewest = corner, np.inf
+    for _ in range(TRIES):
+        if count_inside(store.small_points, corner, side):
+            large = count_inside(store.large_points, corner, side)
+            if large < fewest:
+                best, fewest = corner, large
+            if large <= MOST_LARGE * side**3:
+                break
+        corner = random_corner(store.image.shape, side, rng)
+    return best
+
+
+def centreline_corner(store: Store, side: int, rng: np.random.Generator) -> np.ndarray:
+    """Centreline sampling: a cube that holds a random centreline voxel, placed evenly among the cubes that do."""
+    point = store.centreline_points[rng.integers(len(store.centreline_points))]
+    room = np.array(store.image.shape) - side
+    corner = np.clip(point - rng.integers(0, side, 3), 0, np.maximum(room, 0))
+    return np.where(room > 0, corner, room // 2)
+
+
+def rotate_and_crop(cube: torch.Tensor, crop: int, degrees: float, plane: int) -> torch.Tensor:
+    """The central `crop`^3 of `cube` (C, S, S, S), turned by `degrees` about axis `plane` (0 z, 1 y, 2 x); linear."""
+    angle = np.deg2rad(degrees)
+    i, j = (axis for axis in range(3) if axis != plane)  # the two axes that turn, in z, y, x
+    matrix = torch.eye(3)
+    matrix[i, i] = matrix[j, j] = float(np.cos(angle))
+    matrix[i, j], matrix[j, i] = -float(np.sin(angle)), float(np.sin(angle))
+    # grid_sample names axes x, y, z and measures in half sides of the cube; the crop spans crop/side of it.
+    theta = torch.cat([matrix.flip(0, 1) * (crop / cube.shape[-1]), torch.zeros(3, 1)], 1)[None]
+    grid = F.affine_grid(theta, [1, len(cube), crop, crop, crop], align_corners=False)
+    return F.grid_sample(cube[None], grid, mode="bilinear", padding_mode="border", align_corners=False)[0]
+
+
+class Crops(Dataset):
+    """Crops of several stores, half by small-airway, half by centreline sampling; an index is always the same crop.
+
+    Parameters
+    ----------
+    stores: opened cases.
+    crop: side in voxels.
+    per_case: crops a case per epoch; of an odd number, the odd one changes sides from epoch to epoch.
+    rotation: largest angle in degrees.
+    label_threshold: of the interpolated label (the paper: 0.7 in stage 1, 0.9 in stage 2).
+    seed: of everything drawn here.
+
+    Raises
+    ------
+    InputError
+        A store smaller than the crop; the message names it.
+    """
+
+    def __init__(
+        self,
+        stores: list[Store],
+        crop: int,
+        per_case: int,
+        rotation: float = 15,
+        label_threshold: float = 0.7,
+        seed: int = 0,
+    ):
+        for store in stores:
+            if min(store.image.shape) < crop:
+                raise InputError(
+                    f"{store.name}: {store.image.shape} voxels are less than a crop of {crop}^3; use a smaller crop"
+                )
+        self.stores, self.crop, self.per_case = stores, crop, per_case
+        self.rotation, self.label_threshold, self.seed = rotation, label_threshold, seed
+        # As wide on both sides: an odd rest would put every crop half a voxel off the grid and blur it.
+        self.outer = crop + 2 * int(np.ceil(crop * (OUTER - 1) / 2))
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.per_case * len(self.stores)
+
+    def __getitem__(self, index: int) -> Crop:
+        """Crop `index` of the epoch in `self.epoch`; cases and samplers come in a shuffled order."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        turn = int(np.random.default_rng([self.seed, self.epoch]).permutation(len(self))[index])
+        rng = np.random.default_rng([self.seed, self.epoch, turn])
+        store = self.stores[turn % len(self.stores)]
+        sampler = (small_airway_corner, centreline_corner)[(turn // len(self.stores) + self.epoch) % 2]
+        corner = sampler(store, self.outer, rng)
+        cube = torch.from_numpy(store.read(corner, self.outer))
+        image, label, distance = rotate_and_crop(
+            cube, self.crop, rng.uniform(-self.rotation, self.rotation), int(rng.integers(3))
+        )[:, None]
+        return Crop(image=image, label=(label > self.label_threshold).float(), distance=distance)
