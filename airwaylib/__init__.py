@@ -1,1 +1,7 @@
 """airwaylib: class-wise gradient imbalance in airway segmentation (after Zheng et al., IEEE TMI 2021)."""
+
+import os
+
+# MKL may add up a long sum in another order each time, so that two equal runs differ in the last bits; this fixes the order
+# for a given number of threads. MKL reads it at its first call, hence before anything is computed.
+os.environ.setdefault("MKL_CBWR", "AUTO")

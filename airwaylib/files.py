@@ -48,6 +48,16 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
             shutil.rmtree(hidden, ignore_errors=True)
 
 
+def check_writable(path: str | os.PathLike) -> None:
+    """Raise `InputError` unless a file can be written in the folder of `path`, which is made if need be."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error}); a writable folder is needed") from error
+
+
 def _flush(path: Path) -> None:
     """Force a file, or a folder's files, to the disk: network disks and quotas tell of a full one only now."""
     for part in [path, *path.rglob("*")]:

@@ -15,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from airwaylib.errors import InputError
-from airwaylib.files import atomic_path
+from airwaylib.files import atomic_path, check_writable
 
 WRITTEN = (".nii", ".nii.gz", ".nrrd", ".mha")
 READ = (*WRITTEN, ".mhd")
@@ -53,6 +53,12 @@ def write_image(image: sitk.Image, path: Path) -> None:
             raise InputError(f"{path}: could not be written whole; is the disk full?") from error
         if not _same(written, image):
             raise InputError(f"{path}: what arrived on the disk differs from what was written")
+
+
+def check_output(path: Path) -> None:
+    """Raise `InputError` if `write_image` could not write `path`, suffix or folder: before the work, not after it."""
+    _suffix(path, WRITTEN)
+    check_writable(path)
 
 
 def _same(written: sitk.Image, image: sitk.Image) -> bool:

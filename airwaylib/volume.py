@@ -74,6 +74,11 @@ class Volume:
         return f"Volume({x} x {y} x {z} {self.array.dtype}, spacing {spacing} mm, origin {origin} mm{direction})"
 
     @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel in ml."""
+        return float(np.prod(self.spacing)) / 1000
+
+    @property
     def _step(self) -> np.ndarray:
         """3x3 matrix: mm along (x, y, z) of one voxel along each of the array's x, y and z axes (its columns)."""
         return np.reshape(self.direction, (3, 3)) * self.spacing

@@ -18,6 +18,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.ndimage import map_coordinates
 
 from airwaylib.errors import InputError
+from airwaylib.imagefile import check_output
 from airwaylib.volume import Volume, read_ct, read_mask, read_volume, resample, resample_to, window, write_volume
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -801,3 +802,17 @@ def test_window_agrees_with_exact_arithmetic_at_every_hu():
 def test_window_refuses_nan():
     with pytest.raises(InputError, match="1 of 2 voxels are NaN"):
         window(np.array([0, np.nan]))
+
+
+def test_voxel_ml():
+    assert Volume(np.zeros((2, 2, 2)), spacing=(0.5, 2.0, 10.0)).voxel_ml == pytest.approx(0.01)
+
+
+def test_check_output_tells_before_the_work(tmp_path):
+    check_output(tmp_path / "new" / "out.nii.gz")
+    assert not list((tmp_path / "new").iterdir())
+    with pytest.raises(InputError, match=r"out\.png.*unknown suffix"):
+        check_output(tmp_path / "out.png")
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="cannot be written"):
+        check_output(tmp_path / "file" / "out.nii.gz")

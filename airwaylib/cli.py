@@ -1,0 +1,130 @@
+"""The command `airwaylib`: phantom | prepare | train | segment. Heavy imports wait until a command needs them."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from airwaylib.errors import InputError
+
+app = typer.Typer(
+    help="Airway segmentation with WingsNet and the General Union loss (after Zheng et al., IEEE TMI 2021).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def phantom(
+    out: Annotated[
+        Path, typer.Argument(help="Folder for the cases: OUT/SIZE_SEED/{ct,airway,lung,centreline}.nii.gz, tree.csv.")
+    ],
+    cases: Annotated[int, typer.Option(min=1, help="How many cases.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first case; the others count up from it.")] = 0,
+    size: Annotated[str, typer.Option(help="mini (128^3 at 1 mm) or chest (512x512x400 at 0.7 mm).")] = "mini",
+) -> None:
+    """Make synthetic chest CTs with exact truth. A case that stands already is kept."""
+    from tqdm import tqdm
+
+    from airwaylib.phantom import ensure_phantom
+
+    for number in tqdm(range(seed, seed + cases), unit="case", disable=None):
+        typer.echo(ensure_phantom(number, size, out))
+
+
+@app.command()
+def prepare(
+    cases: Annotated[Path, typer.Argument(help="Folder with one sub-folder a case, each with ct.* and airway.*.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the training stores, CASE.zarr each.")],
+    distance_unit: Annotated[
+        str, typer.Option(help="Of the distance to the centreline: mm, or voxels (the authors').")
+    ] = "mm",
+) -> None:
+    """Prepare cases for training. A store that stands already is kept."""
+    from airwaylib.prepare import prepare_folder
+
+    for store in prepare_folder(cases, out, distance_unit):
+        typer.echo(store)
+
+
+@app.command()
+def train(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the file's.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of training settings.")] = None,
+) -> None:
+    """Train one run, or go on with it where it was cut off. Writes results/STUDY/runs/RUN/."""
+    import yaml
+
+    from airwaylib import study
+    from airwaylib.config import TrainConfig
+
+    settings = read_settings(config) if config else {}
+    for override in overrides or []:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise InputError(f"{override!r} is not a setting: write KEY=VALUE, such as epochs=20")
+        settings[key] = yaml.safe_load(value)
+    run = study.validated(TrainConfig, settings, str(config or "settings"))
+    from airwaylib.training import train as train_run  # after the settings' errors: torch takes seconds to import
+
+    summary = train_run(run)
+    typer.echo(f"{run.folder}: " + ", ".join(f"{key} {value}" for key, value in summary.items()))
+
+
+@app.command()
+def segment(
+    ct: Annotated[Path, typer.Argument(help="Chest CT in HU: .nii, .nii.gz, .nrrd, .mha, .mhd or a DICOM folder.")],
+    out: Annotated[Path, typer.Option("--output", "-o", help="Airway mask, on the CT's own grid.")],
+    weights: Annotated[
+        Path | None, typer.Option(help="Checkpoint .safetensors; without it, ours, trained on phantoms.")
+    ] = None,
+    probability: Annotated[float, typer.Option(help="Voxels at or above it are airway.")] = 0.5,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    series: Annotated[str | None, typer.Option(help="Series UID, where a DICOM folder holds several.")] = None,
+) -> None:
+    """Segment the airway tree of a chest CT. For research; not for clinical use."""
+    from airwaylib import study
+    from airwaylib.imagefile import check_output
+    from airwaylib.volume import read_ct, write_volume
+
+    check_output(out)
+    volume = read_ct(ct, series)
+    from airwaylib.inference import segment as segment_volume  # after the input's errors: torch takes seconds to import
+    from airwaylib.networks import load_checkpoint
+
+    network, info = load_checkpoint(weights or study.DEFAULT_WEIGHTS)
+    mask = segment_volume(volume, network, info, probability=probability, device=device)
+    write_volume(mask, out)
+    typer.echo(f"{out}: {mask.array.sum() * mask.voxel_ml:.1f} ml of airway")
+
+
+def read_settings(path: Path) -> dict:
+    """The settings of a YAML file."""
+    import yaml
+
+    try:
+        settings = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"{path}: holds no settings; write one 'key: value' a line")
+    return settings
+
+
+def main() -> None:
+    """Run the command; the input's faults become one line and exit status 2."""
+    try:
+        app()
+    except InputError as error:
+        print(f"airwaylib: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

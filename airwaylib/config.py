@@ -1,0 +1,91 @@
+"""Everything that defines a training run, as one flat model: an unknown or ill-typed setting is an error."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, Field, field_validator, model_validator
+
+from airwaylib import study
+
+
+class TrainConfig(BaseModel, extra="forbid", frozen=True):
+    """Everything that defines a run. Paths start at the project's root."""
+
+    study: str = Field("quick", description="results go to results/<study>/")
+    run: str = Field("both_general_union", description="name of the run, a folder under results/<study>/runs/")
+    data: str = Field("data/phantoms", description="folder with raw/CASE/ (ct, airway) and prepared/CASE.zarr")
+    train_cases: list[str] = Field(["mini_0000"], min_length=1, description="names of the training cases")
+    validation_cases: list[str] = Field([], description="names of the cases scored during training")
+    test_cases: list[str] = Field([], description="names of the held-out cases, segmented and scored at the end")
+
+    network: str = Field("wingsnet", description="network by name")
+    width: int = Field(8, ge=1, description="channels of the network's first block")
+    supervision: Literal["both", "decoder", "deep", "final"] = Field("both", description="which outputs are supervised")
+    loss: str = Field("general_union", description="loss by name")
+    alpha: float | None = Field(
+        None, ge=0, le=0.5, description="weight of the loss's false positives; null: the loss's default"
+    )
+    encoder_weight: float = Field(
+        1.0, ge=0, description="lambda of the encoder group's loss; unpublished, 1 is our choice"
+    )
+
+    crop: int = Field(128, ge=16, multiple_of=8, description="side of a training crop in voxels")
+    crops_per_case: int = Field(16, ge=1, description="crops a case per epoch")
+    batch_size: int = Field(1, ge=1, description="crops a step")
+    rotation: float = Field(15.0, ge=0, le=180, description="largest rotation of a crop in degrees")
+    label_threshold: float = Field(0.7, gt=0, lt=1, description="of the rotated label: 0.7 in stage 1, 0.9 in stage 2")
+    spacing: float | None = Field(
+        None, gt=0, description="mm of the prepared cases' grid, for segmenting; null: any, native grid"
+    )
+
+    epochs: int = Field(100, ge=1, description="passes over the training cases")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with momentum 0.9")
+    learning_rate: float = Field(1e-3, gt=0, description="highest learning rate")
+    weight_decay: float = Field(1e-4, ge=0, description="weight decay")
+    schedule: Literal["cosine", "steps"] = Field(
+        "cosine", description="cosine to 0 after a warm-up, or the paper's steps"
+    )
+    milestones: list[int] = Field([60, 90], description="epochs after which `steps` divides the learning rate by 10")
+    validate_every: int = Field(5, ge=1, description="epochs between validations; the last epoch is always validated")
+
+    seed: int = Field(0, ge=0, description="of weights, crops and channel dropout")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="cuda where there is one, else cpu")
+    precision: Literal["auto", "32-true", "bf16-mixed"] = Field(
+        "auto", description="bf16 autocast where the device is fast at it"
+    )
+    workers: int = Field(0, ge=0, description="processes that draw crops; 0 draws them in the training process")
+
+    @field_validator("study", "run")
+    @classmethod
+    def folder_name(cls, name: str) -> str:
+        """A plain name: results must not land elsewhere."""
+        if not name or Path(name).name != name or name.startswith("."):
+            raise ValueError("give a plain folder name without slashes")
+        return name
+
+    @property
+    def folder(self) -> Path:
+        """results/<study>/runs/<run>."""
+        return study.run_folder(self.study, self.run)
+
+    @model_validator(mode="after")
+    def cases_apart(self) -> "TrainConfig":
+        """No case may serve twice: a score on a training case says nothing."""
+        cases = self.cases
+        twice = sorted({case for case in cases if cases.count(case) > 1})
+        if twice:
+            raise ValueError(f"cases named twice among train, validation and test: {', '.join(twice)}")
+        return self
+
+    @property
+    def cases(self) -> list[str]:
+        """All cases: training, validation and test."""
+        return [*self.train_cases, *self.validation_cases, *self.test_cases]
+
+    def raw(self, case: str) -> Path:
+        """Folder of a case's CT and label."""
+        return study.path(self.data) / "raw" / case
+
+    def prepared(self, case: str) -> Path:
+        """The case's training store."""
+        return study.path(self.data) / "prepared" / f"{case}.zarr"

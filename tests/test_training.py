@@ -1,0 +1,215 @@
+"""Training: a run does what its configuration says, learns, and survives a kill with the same metrics.csv."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from airwaylib import study, training
+from airwaylib.config import TrainConfig
+from airwaylib.errors import InputError
+from airwaylib.networks import load_checkpoint
+from airwaylib.prepare import prepare_phantoms
+from airwaylib.training import Run, learning_rate_at, train
+
+TINY = {
+    "run": "tiny",
+    "train_cases": ["mini_0000"],
+    "width": 1,
+    "crop": 32,
+    "crops_per_case": 4,
+    "batch_size": 2,
+    "epochs": 2,
+    "validate_every": 2,
+    "spacing": 1.0,
+    "device": "cpu",
+}
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("phantoms")
+    prepare_phantoms(folder, ["mini_0000", "mini_0001"])
+    return folder
+
+
+@pytest.fixture
+def config(phantoms, tmp_path, monkeypatch):
+    """Make a tiny configuration whose results land in tmp_path."""
+    monkeypatch.setattr(study, "HOME", tmp_path)
+    return lambda **changes: TrainConfig(**{**TINY, "data": str(phantoms), **changes})
+
+
+def test_run_leaves_what_it_promises(config):
+    summary = train(config(validation_cases=["mini_0001"]))
+    folder = config().folder
+    rows = pd.read_csv(folder / "metrics.csv")
+    assert list(rows["epoch"]) == [1, 2]
+    assert rows["td"].isna().tolist() == [True, False]  # validated every second epoch
+    assert 0 <= rows["precision"].iloc[-1] <= 100
+    assert rows["loss"].iloc[0] == pytest.approx(rows["loss_decoder"].iloc[0] + rows["loss_encoder"].iloc[0], rel=1e-4)
+    assert summary == study.read_json(folder / "summary.json")
+    assert summary["epoch"] == 2
+    assert study.read_json(folder / "provenance.json")["parameters"]["crop"] == 32
+    assert list((folder / "tensorboard").glob("events*"))
+    _, info = load_checkpoint(folder / "checkpoint.safetensors")
+    assert (info.window, info.spacing, info.parameters) == (32, 1.0, {"width": 1, "supervision": "both"})
+    assert not list(folder.rglob(".tmp*"))
+
+
+def test_finished_run_is_not_trained_again(config):
+    first = train(config())
+    stamp = (config().folder / "checkpoint.safetensors").stat().st_mtime_ns
+    assert train(config()) == first
+    assert (config().folder / "checkpoint.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_same_seed_same_metrics_and_weights(config):
+    train(config(run="a"))
+    train(config(run="b"))
+    train(config(run="c", seed=1))
+    a, b, c = (config(run=run).folder / "metrics.csv" for run in "abc")
+    assert a.read_bytes() == b.read_bytes()
+    assert a.read_bytes() != c.read_bytes()
+    assert a.with_name("checkpoint.safetensors").read_bytes() == b.with_name("checkpoint.safetensors").read_bytes()
+
+
+def test_number_of_workers_changes_nothing(config):
+    train(config(run="none", epochs=1))
+    train(config(run="two", epochs=1, workers=2))
+    none, two = (config(run=run).folder / "metrics.csv" for run in ("none", "two"))
+    assert none.read_bytes() == two.read_bytes()
+
+
+def test_killed_run_resumes_to_the_same_metrics(config, tmp_path):
+    """kill -9 after the first epoch and again right after the second start: the end is as if nothing had happened."""
+    settings = {"epochs": 4, "crops_per_case": 2, "validate_every": 4, "validation_cases": ["mini_0001"], "crop": 64}
+    train(config(run="undisturbed", **settings))
+    folder = config(run="killed").folder
+    program = (
+        "import sys, json, pathlib; from airwaylib import config, study, training;"
+        "study.HOME = pathlib.Path(sys.argv[1]);"
+        "training.train(config.TrainConfig(**json.loads(sys.argv[2])))"
+    )
+    arguments = [
+        sys.executable,
+        "-c",
+        program,
+        str(tmp_path),
+        json.dumps(config(run="killed", **settings).model_dump()),
+    ]
+    for epochs_before_kill in (1, 2):
+        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+        process.stdout.readline()  # one line an epoch, and each start does one before it is killed
+        time.sleep(0.05 * epochs_before_kill)  # somewhere in the next epoch, or while its files are written
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        assert not (folder / "summary.json").exists()
+        assert len(pd.read_csv(folder / "metrics.csv")) >= epochs_before_kill
+    train(config(run="killed", **settings))
+    assert (folder / "metrics.csv").read_bytes() == (config(run="undisturbed").folder / "metrics.csv").read_bytes()
+
+
+def test_damaged_or_other_run_is_refused_and_kept(config):
+    train(config(epochs=1))
+    before = (config().folder / "metrics.csv").read_bytes()
+    with pytest.raises(InputError, match="another epochs"):
+        train(config(epochs=3))
+    assert (config().folder / "metrics.csv").read_bytes() == before
+    (config().folder / "summary.json").unlink()
+    (config().folder / "resume.pt").write_bytes(b"not a state")
+    with pytest.raises(InputError, match=r"resume\.pt"):
+        train(config(epochs=1))
+
+
+def test_training_lowers_the_loss(config):
+    train(config(epochs=4, crops_per_case=8, learning_rate=1e-2))
+    loss = pd.read_csv(config().folder / "metrics.csv")["loss_decoder"]
+    assert loss.iloc[-1] < loss.iloc[0] - 0.05
+
+
+@pytest.mark.parametrize("supervision", ["both", "decoder", "deep", "final"])
+@pytest.mark.parametrize("loss", ["general_union", "dice"])
+def test_every_supervision_and_loss_gives_a_gradient(config, supervision, loss):
+    run = Run(config(supervision=supervision, loss=loss))
+    batch = {name: tensor[None] for name, tensor in run.crops[0].items()}
+    decoder, encoder = run.losses(batch)
+    (decoder + encoder).backward()
+    assert (encoder.item() == 0) == (supervision != "both")
+    assert all(torch.isfinite(p.grad).all() for p in run.network.parameters() if p.grad is not None)
+    assert run.plain_network.ec1.conv.weight.grad.abs().sum() > 0
+
+
+def test_deep_supervision_weighs_its_levels(config):
+    """The loss is that of the prediction + 1/2 and 1/4 of the coarser levels'."""
+    run = Run(config(supervision="deep", loss="dice"))
+    run.network.eval()
+    batch = {name: tensor[None] for name, tensor in run.crops[0].items()}
+    logits = run.network(batch["image"])
+    parts = [run.loss(torch.sigmoid(part), batch["label"]).item() for part in (logits.decoder, *logits.deep)]
+    assert len(parts) == 3
+    assert run.losses(batch)[0].item() == pytest.approx(parts[0] + parts[1] / 2 + parts[2] / 4, rel=1e-5)
+
+
+def test_general_union_loss_gets_its_weight_with_the_loss_own_alpha(config, monkeypatch):
+    seen = []
+    original = training.general_union_weight
+    monkeypatch.setattr(training, "general_union_weight", lambda *a, **k: seen.append(k) or original(*a, **k))
+    batch_of = lambda run: {name: tensor[None] for name, tensor in run.crops[0].items()}  # noqa: E731
+    for alpha in (None, 0.2):
+        run = Run(config(alpha=alpha))
+        run.losses(batch_of(run))
+    Run(config(loss="dice")).losses(batch_of(run))
+    assert seen == [{}, {"alpha": 0.2}]
+
+
+def test_learning_rate_schedules(config):
+    cosine = config(learning_rate=1.0)
+    assert learning_rate_at(cosine, 0.5) == pytest.approx(0.5)
+    assert learning_rate_at(cosine, 1.0) == pytest.approx(0.0)
+    assert learning_rate_at(cosine, 0.0) < 0.1  # warm-up
+    steps = config(learning_rate=1.0, schedule="steps", epochs=100)  # the paper's: 1, 0.1, 0.01 to epochs 60, 90, 100
+    assert [learning_rate_at(steps, e / 100) for e in (0, 59.9, 60, 90)] == pytest.approx([1, 1, 0.1, 0.01])
+
+
+def test_not_a_number_stops_the_run(config, monkeypatch):
+    run = Run(config())
+    monkeypatch.setattr(run, "losses", lambda batch: (torch.tensor(np.nan), torch.tensor(0.0)))
+    with pytest.raises(InputError, match="loss is nan in epoch 1"):
+        run.train_epoch()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"network": "alexnet"}, "network 'alexnet' is unknown"),
+        ({"loss": "hinge"}, "hinge"),
+        ({"loss": "dice", "alpha": 0.2}, "alpha"),
+        ({"train_cases": ["mini_0404"]}, r"mini_0404\.zarr"),
+        ({"crop": 128}, "mini_0000"),
+    ],
+)
+def test_bad_configurations_say_what_is_wrong(config, change, message):
+    with pytest.raises(InputError, match=message):
+        train(config(**change))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_without_a_device_is_a_clear_error(config):
+    with pytest.raises(InputError, match="no CUDA device"):
+        train(config(device="cuda"))
+
+
+def test_results_folder_that_cannot_be_written(config, monkeypatch, tmp_path):
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file where a folder should be")
+    monkeypatch.setattr(study, "HOME", blocked)
+    with pytest.raises(InputError, match="blocked"):
+        train(config())
