@@ -121,7 +121,7 @@ def beside(tree: pd.DataFrame, rng: np.random.Generator) -> tuple[np.ndarray, np
 
 def wall_thickness(radius: np.ndarray) -> np.ndarray:
     """Return the airway wall in mm for a lumen of `radius` mm (our choice)."""
-    return 0.1 + 0.2 * radius
+    return 0.2 + 0.2 * radius
 
 
 # ---------------------------------------------------------------------------------------------------------------- image
@@ -184,8 +184,8 @@ def draw_airways(image: np.ndarray, spacing: float, tree: pd.DataFrame) -> tuple
 
 def scan(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Blur `image` (HU) by the scanner's point spread and add its correlated noise; int16."""
-    image = ndimage.gaussian_filter(image, rng.uniform(0.5, 0.7), truncate=3)
-    image += rng.uniform(25, 45) * correlated_noise(image.shape, rng.uniform(0.5, 0.7), rng)
+    image = ndimage.gaussian_filter(image, rng.uniform(0.45, 0.6), truncate=3)
+    image += rng.uniform(20, 35) * correlated_noise(image.shape, rng.uniform(0.5, 0.7), rng)
     return np.clip(np.rint(image), -1024, 3071).astype(np.int16)
 
 

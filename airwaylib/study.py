@@ -61,7 +61,7 @@ def run_folder(study: str, run: str) -> Path:
 
 
 def validated(model: type[Model], parameters: Mapping[str, Any], source: str) -> Model:
-    """`parameters` as a `model`, strictly: an unknown name or an ill-typed value is an error that says what is valid.
+    """`parameters` as a `model`: an unknown name or a value that does not fit is an error that says what is valid.
 
     source: where the parameters come from, for the message.
 

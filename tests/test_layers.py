@@ -1,0 +1,127 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from airwaylib import layers
+from airwaylib.layers import Convolution, GatedNorm, gated_norm_
+
+FORMATS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last_3d}
+
+
+def plain_gated_norm(maps, weight):
+    maps = F.leaky_relu(F.instance_norm(maps), 0.01)
+    for gate in weight[:, None, :, None, None, None]:
+        maps = maps * torch.sigmoid(F.conv3d(maps, gate))
+    return maps
+
+
+@pytest.fixture(params=FORMATS)
+def memory_format(request):
+    return FORMATS[request.param]
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Chunks of 7 rows, so that small maps have many and the last is not full."""
+
+    def chunks(rows):
+        return [(b, slice(i, i + 7)) for b in range(rows.shape[0]) for i in range(0, rows.shape[1], 7)]
+
+    monkeypatch.setattr(layers, "_chunks", chunks)
+
+
+def maps_and_weight(gates, memory_format, dtype=torch.float64, shape=(2, 4, 3, 4, 5)):
+    torch.manual_seed(gates)
+    maps = (3 * torch.randn(*shape, dtype=dtype) + 1).to(memory_format=memory_format)
+    return maps.requires_grad_(), torch.randn(gates, shape[1], dtype=dtype, requires_grad=True)
+
+
+@pytest.mark.parametrize("gates", [1, 2])
+def test_gated_norm_equals_the_layers_one_by_one(gates, memory_format, small_chunks):
+    maps, weight = maps_and_weight(gates, memory_format)
+    ours, plain = GatedNorm.apply(maps, weight), plain_gated_norm(maps, weight)
+    assert torch.allclose(ours, plain, rtol=0, atol=1e-12)
+    above = torch.randn_like(plain)
+    for a, b in zip(*(torch.autograd.grad(y, (maps, weight), above) for y in (ours, plain)), strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("gates", [1, 2])
+def test_gated_norm_has_the_gradient_of_its_finite_differences(gates, memory_format, small_chunks):
+    assert torch.autograd.gradcheck(GatedNorm.apply, maps_and_weight(gates, memory_format, shape=(1, 3, 2, 2, 3)))
+
+
+def test_gated_norm_by_hand():
+    # Channel 0 holds -1 and 1: mean 0, variance 1, so it stays (eps 1e-5 shrinks it by 5e-6); leaky: -0.01 and 1.
+    # The gate's weight is ln 3: sigmoid(ln 3) = 3/4, so 1 becomes 0.75; two such gates in a row make it
+    # 0.75 * sigmoid(0.75 ln 3) = 0.75 * 0.695081.
+    maps = torch.tensor([-1.0, 1.0], dtype=torch.float64).view(1, 1, 1, 1, 2)
+    gate = torch.tensor([[3.0]], dtype=torch.float64).log()
+    assert GatedNorm.apply(maps, gate)[0, 0, 0, 0, 1].item() == pytest.approx(0.75, abs=1e-5)
+    assert GatedNorm.apply(maps, gate.repeat(2, 1))[0, 0, 0, 0, 1].item() == pytest.approx(0.521311, abs=1e-5)
+
+
+def test_gated_norm_in_place_gives_the_same(memory_format):
+    maps, weight = (tensor.detach() for tensor in maps_and_weight(2, memory_format))
+    expected = GatedNorm.apply(maps, weight)
+    gated_norm_(maps, weight, output=maps)
+    assert torch.equal(maps, expected)
+
+
+def test_gated_norm_keeps_its_precision_far_from_zero():
+    # 0..255 images give channels whose mean is much larger than their spread.
+    torch.manual_seed(0)
+    maps = torch.randn(1, 2, 20, 20, 20) + 1000
+    ours = GatedNorm.apply(maps, torch.zeros(1, 2))
+    assert torch.allclose(ours.double(), plain_gated_norm(maps.double(), torch.zeros(1, 2).double()), atol=2e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gated_norm_of_halves_is_computed_in_float32(dtype):
+    maps, weight = maps_and_weight(2, torch.channels_last_3d, torch.float32)
+    halves = maps.detach().to(dtype).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = GatedNorm.apply(halves, weight)
+        ours.backward(torch.ones_like(ours))
+    expected = plain_gated_norm(halves.detach().float(), weight.detach())
+    assert ours.dtype == halves.grad.dtype == dtype
+    assert torch.allclose(ours.float(), expected, rtol=2**-8, atol=1e-6)  # rounded once, at the end
+    assert weight.grad.dtype == torch.float32
+
+
+def test_gated_norm_stores_its_input_only():
+    maps, weight = maps_and_weight(2, torch.channels_last_3d)
+    stored = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: stored.append(tensor) or tensor, lambda tensor: tensor
+    ):
+        GatedNorm.apply(maps, weight)
+    assert [tensor.data_ptr() for tensor in stored if tensor.numel() >= maps.numel()] == [maps.data_ptr()]
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("size", [(5, 4, 6), (2, 4, 4), (1, 3, 3), (9, 50, 60)])
+def test_convolution_of_parts_equals_that_of_their_concatenation(size, dilation, memory_format):
+    torch.manual_seed(0)
+    layer = Convolution(5, 3, 3, padding=dilation, dilation=dilation).double()
+    parts = [torch.randn(1, c, *size, dtype=torch.float64).to(memory_format=memory_format) for c in (2, 3)]
+    parts = [part.requires_grad_() for part in parts]
+    ours = layer(*parts)
+    plain = F.conv3d(torch.cat(parts, 1), layer.weight, layer.bias, padding=dilation, dilation=dilation)
+    assert ours.shape == plain.shape and torch.allclose(ours, plain, rtol=0, atol=1e-12)
+    above = torch.randn_like(plain)
+    inputs = (*parts, layer.weight, layer.bias)
+    for a, b in zip(*(torch.autograd.grad(y, inputs, above) for y in (ours, plain)), strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-10)
+
+
+def test_convolution_of_a_small_single_volume_is_made_of_two_halves(monkeypatch):
+    batches = []
+    convolve = F.conv3d
+    monkeypatch.setattr(
+        F, "conv3d", lambda maps, *args, **kw: batches.append(maps.shape[0]) or convolve(maps, *args, **kw)
+    )
+    layer = Convolution(2, 3, 3, padding=1)
+    for batch, size in ((1, 8), (2, 8), (1, 102)):  # 2 * 102 * 102 = 20808 channels and slices are no longer small
+        layer(torch.zeros(batch, 2, size, size, 4))
+    assert batches == [2, 2, 1]

@@ -1,0 +1,109 @@
+"""Every notebook runs by papermill with small parameters, and its results are right."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from airwaylib import study
+from airwaylib.volume import read_mask, read_volume
+
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+SMALL = {
+    "train_cases": ["mini_0000"],
+    "validation_cases": [],
+    "test_cases": ["mini_0001"],
+    "width": 1,
+    "crop": 32,
+    "crops_per_case": 4,
+    "epochs": 1,
+}
+
+
+def papermill(notebook, home, **parameters):
+    """Run a notebook as a user would, results under `home`; returns the process and the executed notebook's path."""
+    executed = home / f"{Path(notebook).stem}.ipynb"
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", str(NOTEBOOKS / notebook), str(executed)]
+    environment = os.environ | {"AIRWAYLIB_HOME": str(home)}
+    done = subprocess.run(
+        [*command, "-y", json.dumps(parameters)], capture_output=True, text=True, env=environment, cwd=home, timeout=500
+    )
+    return done, executed
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A project's root with two runs trained by 02_train."""
+    home = tmp_path_factory.mktemp("home")
+    for run, choice in {
+        "final_dice": {"supervision": "final", "loss": "dice"},
+        "both_general_union": {"supervision": "both", "loss": "general_union"},
+    }.items():
+        done, _ = papermill("02_train.ipynb", home, run=run, **SMALL, **choice)
+        assert done.returncode == 0, done.stderr[-3000:]
+    return home
+
+
+def pictures(executed):
+    """How many PNG pictures the executed notebook holds."""
+    cells = json.loads(executed.read_text())["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+def test_02_train(home):
+    folder = home / "results/quick/runs/both_general_union"
+    assert study.read_json(folder / "summary.json")["epoch"] == 1
+    assert study.read_json(folder / "config.json")["supervision"] == "both"
+    scores = pd.read_csv(folder / "scores.csv")
+    assert list(scores["case"]) == ["mini_0001"]
+    assert scores[["td", "precision", "dsc", "tpr"]].stack().between(0, 100).all()
+    assert read_mask_or_empty(folder / "predictions/mini_0001.nii.gz").shape == (128, 128, 128)
+    assert pictures(home / "02_train.ipynb") == 3  # crops, curves, prediction
+
+
+def read_mask_or_empty(path):
+    """Voxels of a mask file; a network of one epoch may find nothing."""
+    return read_volume(path).array
+
+
+def test_04_figures(home):
+    done, executed = papermill("04_figures.ipynb", home)
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = home / "results/quick"
+    table = pd.read_csv(results / "tables/scores.csv")
+    assert list(table["run"]) == ["final_dice", "both_general_union"]
+    by_case = pd.read_csv(results / "tables/scores_by_case.csv")
+    run = pd.read_csv(results / "runs/final_dice/scores.csv")
+    assert by_case.query("run == 'final_dice'")["td"].tolist() == run["td"].tolist()
+    assert table.loc[0, "td_mean"] == pytest.approx(run["td"].mean(), abs=0.01)
+    assert (results / "figures/predictions.png").stat().st_size > 10_000
+    assert (results / "figures/predictions.svg").exists()
+    assert pictures(executed) == 1
+
+
+def test_06_segment_ct(home):
+    weights = home / "results/quick/runs/both_general_union/checkpoint.safetensors"
+    done, executed = papermill("06_segment_ct.ipynb", home, weights=str(weights), probability=0.02)
+    assert done.returncode == 0, done.stderr[-3000:]
+    mask = read_mask(home / "results/quick/segmentations/mini_9000_airway.nii.gz")
+    assert mask.same_grid(read_volume(home / "data/phantoms/raw/mini_9000/ct.nii.gz"))
+    assert pictures(executed) == 1
+
+
+@pytest.mark.parametrize("notebook", ["02_train.ipynb", "04_figures.ipynb", "06_segment_ct.ipynb"])
+def test_misspelt_parameter_is_an_error_that_names_the_valid_ones(notebook, tmp_path):
+    done, _ = papermill(notebook, tmp_path, studdy="x")
+    assert done.returncode != 0
+    assert "no parameter 'studdy' (valid: " in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_ill_typed_parameter_is_an_error(tmp_path):
+    done, _ = papermill("02_train.ipynb", tmp_path, epochs="many")
+    assert done.returncode != 0
+    assert "epochs = 'many'" in done.stderr

@@ -1,0 +1,268 @@
+"""The repository hangs together: pins, imports, a test file a module, the notebooks' form, no scans and no pickles."""
+
+import ast
+import io
+import re
+import subprocess
+import sys
+import tokenize
+import tomllib
+from importlib.metadata import distribution, packages_distributions
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+MODULES = {path.stem: path for path in sorted((ROOT / "airwaylib").glob("*.py")) if path.stem != "__init__"}
+
+# What a module may import of the others; errors and files are open to all.
+MAY_IMPORT = {
+    "errors": set(),
+    "files": set(),
+    "imagefile": set(),
+    "volume": {"imagefile"},
+    "lungs": {"volume"},
+    "growth": set(),
+    "phantom": {"volume", "growth"},
+    "layers": set(),
+    "wingsnet": {"layers"},
+    "networks": {"wingsnet"},
+    "losses": set(),
+    "metrics": set(),
+    "figures": set(),
+    "study": set(),
+    "config": {"study"},
+    "prepare": {"volume", "lungs", "phantom"},
+    "patches": {"prepare"},
+    "inference": {"volume", "lungs", "metrics", "networks"},
+    "training": {"config", "inference", "losses", "metrics", "networks", "patches", "prepare", "study", "volume"},
+    "cli": set(MODULES) - {"cli", "__main__"},
+    "__main__": {"cli"},
+}
+OPEN_TO_ALL = {"errors", "files"}
+
+# Modules that are tested through the one they are a part of, and the one that holds nothing to test.
+TESTED_WITH = {"imagefile": "volume", "__main__": "cli"}
+NOTHING_TO_TEST = {"errors"}
+
+MOST_BYTES = 8_000_000
+FORBIDDEN = r"\.(nii|nii\.gz|nrrd|nhdr|mha|mhd|raw|zraw|dcm|npy|npz|h5|pkl|pickle|joblib|ckpt|pt|pth|bin)$"
+
+
+# ----------------------------------------------------------------------------------------------------------- pins
+
+
+def locked():
+    """The pins of requirements.lock: canonical name -> version."""
+    pins = {}
+    for line in (ROOT / "requirements.lock").read_text().splitlines():
+        if line and not line.startswith("#"):
+            found = re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.!+]+)", line)
+            assert found, f"requirements.lock: {line!r} is not NAME==VERSION"
+            name = canonicalize_name(found[1])
+            assert name not in pins, f"requirements.lock: {name} is pinned twice"
+            pins[name] = found[2]
+    return pins
+
+
+LOCK = locked()
+
+
+def fault(requirement):
+    """What is wrong with the pin of a requirement; None if nothing."""
+    version = LOCK.get(canonicalize_name(requirement.name))
+    if version is None:
+        return f"{requirement} is not pinned"
+    return (
+        None if requirement.specifier.contains(version, prereleases=True) else f"{requirement} is pinned to {version}"
+    )
+
+
+def declared(*extras):
+    """The requirements of pyproject.toml, with those of the optional groups `extras`."""
+    groups = [PROJECT["dependencies"], *(PROJECT["optional-dependencies"][extra] for extra in extras)]
+    return [Requirement(line) for group in groups for line in group]
+
+
+def test_lock_pins_what_the_project_asks_for():
+    requirements = declared(*PROJECT["optional-dependencies"])
+    assert len(requirements) > 20
+    assert [fault(requirement) for requirement in requirements if fault(requirement)] == []
+
+
+def comes_with_torch(owner, requirement):
+    """A CUDA wheel of torch pins its own libraries; which they are depends on the machine."""
+    return owner == "torch" and re.match(r"nvidia-|cuda-|triton", requirement.name)
+
+
+def test_lock_is_closed():
+    faults, seen, waiting = [], set(), [(name, "") for name in LOCK]
+    while waiting:
+        name, extra = waiting.pop()
+        if (name, extra) in seen:
+            continue
+        seen.add((name, extra))
+        for requirement in map(Requirement, distribution(name).requires or []):
+            applies = requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+            if applies and not comes_with_torch(name, requirement):
+                faults += [f"{name}: {fault(requirement)}"] if fault(requirement) else []
+                waiting += [(canonicalize_name(requirement.name), extra) for extra in requirement.extras]
+    assert faults == []
+
+
+def test_environment_is_the_locks():
+    differing = {name: (pin, distribution(name).version) for name, pin in LOCK.items()}
+    assert {name: pair for name, pair in differing.items() if pair[0] != pair[1].split("+")[0]} == {}
+
+
+def test_torch_is_pinned_to_the_fast_one():
+    (torch,) = (requirement for requirement in declared() if requirement.name == "torch")
+    assert LOCK["torch"] == "2.13.0" and str(torch.specifier) == "==2.13.0"  # 2.9.* is slow under autocast
+
+
+def test_python_is_the_same_everywhere():
+    dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert "python=3.11" in dependencies
+    assert [line for entry in dependencies if isinstance(entry, dict) for line in entry["pip"]] == [
+        "-r requirements.lock",
+        "-e .",
+    ]
+    versions = SpecifierSet(PROJECT["requires-python"])
+    assert [minor for minor in range(8, 20) if versions.contains(f"3.{minor}.5")] == [11]
+    assert sys.version_info[:2] == (3, 11)
+
+
+def imports(path):
+    """Dotted names of the modules that a file imports, at its top and within functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports are not ours"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_every_library_the_package_imports_is_declared():
+    names = {canonicalize_name(requirement.name) for requirement in declared()}
+    libraries = {name.split(".")[0] for path in MODULES.values() for name in imports(path)}
+    foreign = libraries - set(sys.stdlib_module_names) - {"airwaylib"}
+    owners = packages_distributions()
+    assert {"numpy", "torch", "yaml"} <= foreign
+    undeclared = {name for name in foreign if not names & {canonicalize_name(owner) for owner in owners.get(name, [])}}
+    assert undeclared == set()
+
+
+# -------------------------------------------------------------------------------------------------------- modules
+
+
+def test_no_module_imports_upward():
+    assert set(MAY_IMPORT) == set(MODULES), "MAY_IMPORT must tell of every module, and of no other"
+    for module, path in MODULES.items():
+        ours = {name.split(".")[1] for name in imports(path) if name.startswith("airwaylib.")}
+        allowed = MAY_IMPORT[module] | OPEN_TO_ALL
+        assert ours <= allowed, f"{module}.py may not import {', '.join(sorted(ours - allowed))}"
+
+
+def test_what_may_be_imported_has_no_ring():
+    left = {module: allowed - OPEN_TO_ALL for module, allowed in MAY_IMPORT.items()}
+    while left:
+        ready = {module for module, allowed in left.items() if not allowed & set(left)}
+        assert ready, f"a ring among {', '.join(sorted(left))}"
+        left = {module: allowed for module, allowed in left.items() if module not in ready}
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - NOTHING_TO_TEST))
+def test_every_module_has_its_tests(module):
+    tests = ROOT / "tests" / f"test_{TESTED_WITH.get(module, module)}.py"
+    assert tests.exists(), f"airwaylib/{module}.py has no {tests.relative_to(ROOT)}"
+
+
+def test_the_command_starts_without_heavy_imports():
+    code = "import sys, airwaylib.cli; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    heavy = {"torch", "numpy", "scipy", "pandas", "monai", "zarr", "SimpleITK", "matplotlib", "skimage"}
+    assert "airwaylib.cli" in done.stdout.split()
+    assert heavy & set(done.stdout.split()) == set()
+
+
+# ------------------------------------------------------------------------------------------------------ notebooks
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.name)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def test_there_are_notebooks_and_each_is_run_by_a_test():
+    tests = (ROOT / "tests" / "test_notebooks.py").read_text()
+    assert NOTEBOOKS
+    assert [path.name for path in NOTEBOOKS if path.name not in tests] == []
+
+
+def test_notebook_is_valid_and_holds_no_results(notebook):
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert [cell.source for cell in code_cells(notebook) if cell.outputs or cell.execution_count is not None] == []
+
+
+def test_first_code_cell_alone_holds_the_parameters(notebook):
+    tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    assert tagged == code_cells(notebook)[:1]
+
+
+def test_each_parameter_is_one_literal_with_a_comment(notebook):
+    lines = code_cells(notebook)[0].source.splitlines()
+    assert lines
+    for line in lines:
+        (statement,) = ast.parse(line).body
+        assert isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name), line
+        value = ast.literal_eval(statement.value)
+        assert isinstance(value, str | bool | int | float | list | dict | None), f"{line}: papermill cannot inject it"
+        tokens = tokenize.generate_tokens(io.StringIO(line).readline)
+        comment = "".join(token.string for token in tokens if token.type == tokenize.COMMENT)
+        assert len(comment) > 5, f"{line}: a comment must say what it means and its unit"
+        assert line.count("=") == 1, f"{line}: papermill loses a parameter with a second ="
+
+
+def test_notebook_calls_and_does_not_define(notebook):
+    for cell in code_cells(notebook):
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno - node.lineno < 3, f"{node.name} belongs into airwaylib/"
+
+
+# ---------------------------------------------------------------------------------------------------------- files
+
+
+def tracked():
+    """Files that git tracks, as paths below the root."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [name for name in done.stdout.split("\0") if name]
+
+
+def test_no_scans_no_pickles_nothing_large():
+    names = tracked()
+    assert "pyproject.toml" in names
+    assert [name for name in names if re.search(FORBIDDEN, name, re.IGNORECASE)] == []
+    assert [name for name in names if (ROOT / name).is_file() and (ROOT / name).stat().st_size > MOST_BYTES] == []
+
+
+def test_what_runs_leave_behind_is_ignored():
+    tracked()
+    left = ["data/phantoms/raw/mini_0000/ct.nii.gz", "data/phantoms/prepared/mini_0000.zarr/zarr.json"]
+    left += ["results/quick/runs/dice/resume.pt", "results/quick/notebooks/02_train_dice.ipynb", ".tmp-x/half.png"]
+    done = subprocess.run(["git", "check-ignore", *left], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == left
