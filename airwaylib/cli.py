@@ -97,7 +97,10 @@ def segment(
     from airwaylib.networks import load_checkpoint
 
     network, info = load_checkpoint(weights or study.DEFAULT_WEIGHTS)
-    mask = segment_volume(volume, network, info, probability=probability, device=device)
+    try:
+        mask = segment_volume(volume, network, info, probability=probability, device=device)
+    except InputError as error:
+        raise InputError(f"{ct}: {error}") from error
     write_volume(mask, out)
     typer.echo(f"{out}: {mask.array.sum() * mask.voxel_ml:.1f} ml of airway")
 
