@@ -1,6 +1,7 @@
 """The repository hangs together: pins, imports, a test file a module, the notebooks' form, no scans and no pickles."""
 
 import ast
+import csv
 import io
 import re
 import subprocess
@@ -266,3 +267,15 @@ def test_what_runs_leave_behind_is_ignored():
     left += ["results/quick/runs/dice/resume.pt", "results/quick/notebooks/02_train_dice.ipynb", ".tmp-x/half.png"]
     done = subprocess.run(["git", "check-ignore", *left], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines() == left
+
+
+def test_readme_shows_the_committed_results():
+    """Every row of the README's table is the committed table's, rounded to one decimal."""
+    readme = (ROOT / "README.md").read_text()
+    with (ROOT / "results/quick/tables/scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["run"] for row in rows] == ["final_dice", "both_general_union"]
+    for row in rows:
+        scores = [f"{float(row[f'{m}_mean']):.1f} ± {float(row[f'{m}_sd']):.1f}" for m in ("td", "precision", "dsc")]
+        (line,) = [line for line in readme.splitlines() if line.startswith(f"| `{row['run']}`")]
+        assert [cell.strip() for cell in line.strip("|").split("|")[1:]] == scores
