@@ -6,13 +6,13 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-# The study and the tests have the machine to themselves: a thread a core, as the kernel otherwise puts two on one.
-export OMP_PROC_BIND ?= true
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
 
 .PHONY: study test test-slow lint lab clean
 .DELETE_ON_ERROR:
 
+# A thread a core: the kernel otherwise puts two on one. Not for the tests, whose subprocesses would inherit one core.
+study: export OMP_PROC_BIND ?= true
 study: .venv/ready
 	$(BIN)/snakemake --cores $(CORES)
 

@@ -89,7 +89,7 @@ def test_segment_refuses_bad_cts(case, weights, tmp_path):
         "flat.nii.gz": np.zeros_like(ct.array),
         "solid.nii.gz": np.full_like(ct.array, 40) + np.arange(128, dtype=np.int16),
         "tiny.nii.gz": ct.array[:8, :8, :8],
-        "nan.nii.gz": np.where(ct.array == ct.array[5, 5, 5], np.nan, ct.array.astype(np.float32)),
+        "nan.nrrd": np.where(ct.array == ct.array[5, 5, 5], np.nan, ct.array.astype(np.float32)),
     }
     out = tmp_path / "out.nii.gz"
     for name, array in bad.items():

@@ -1,6 +1,7 @@
 """Training: a run does what its configuration says, learns, and survives a kill with the same metrics.csv."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -90,7 +91,6 @@ def test_number_of_workers_changes_nothing(config):
 def test_killed_run_resumes_to_the_same_metrics(config, tmp_path):
     """kill -9 after the first epoch and again right after the second start: the end is as if nothing had happened."""
     settings = {"epochs": 4, "crops_per_case": 2, "validate_every": 4, "validation_cases": ["mini_0001"], "crop": 64}
-    train(config(run="undisturbed", **settings))
     folder = config(run="killed").folder
     program = (
         "import sys, json, pathlib; from airwaylib import config, study, training;"
@@ -105,7 +105,7 @@ def test_killed_run_resumes_to_the_same_metrics(config, tmp_path):
         json.dumps(config(run="killed", **settings).model_dump()),
     ]
     for epochs_before_kill in (1, 2):
-        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+        process = start("killed")
         process.stdout.readline()  # one line an epoch, and each start does one before it is killed
         time.sleep(0.05 * epochs_before_kill)  # somewhere in the next epoch, or while its files are written
         process.send_signal(signal.SIGKILL)
@@ -113,7 +113,10 @@ def test_killed_run_resumes_to_the_same_metrics(config, tmp_path):
         process.stdout.close()
         assert not (folder / "summary.json").exists()
         assert len(pd.read_csv(folder / "metrics.csv")) >= epochs_before_kill
-    train(config(run="killed", **settings))
+    for run in ("killed", "undisturbed"):
+        process = start(run)
+        process.communicate()
+        assert process.returncode == 0
     assert (folder / "metrics.csv").read_bytes() == (config(run="undisturbed").folder / "metrics.csv").read_bytes()
 
 
