@@ -97,13 +97,13 @@ def test_killed_run_resumes_to_the_same_metrics(config, tmp_path):
         "study.HOME = pathlib.Path(sys.argv[1]);"
         "training.train(config.TrainConfig(**json.loads(sys.argv[2])))"
     )
-    arguments = [
-        sys.executable,
-        "-c",
-        program,
-        str(tmp_path),
-        json.dumps(config(run="killed", **settings).model_dump()),
-    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # equal runs have equal numbers of threads
+
+    def start(run):
+        parameters = json.dumps(config(run=run, **settings).model_dump())
+        arguments = [sys.executable, "-c", program, str(tmp_path), parameters]
+        return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment)
+
     for epochs_before_kill in (1, 2):
         process = start("killed")
         process.stdout.readline()  # one line an epoch, and each start does one before it is killed
