@@ -57,8 +57,11 @@ rule figures:
     output:
         f"{RESULTS}/tables/scores.csv",
         f"{RESULTS}/tables/scores_by_case.csv",
+        f"{RESULTS}/tables/scores_by_diameter.csv",
+        f"{RESULTS}/tables/comparison.csv",
         f"{RESULTS}/tables/runs.csv",
         multiext(f"{RESULTS}/figures/predictions", ".png", ".svg"),
+        multiext(f"{RESULTS}/figures/scores_by_diameter", ".png", ".svg"),
     params:
         yaml=json.dumps({"study": STUDY, "runs": list(RUNS)}),
     shell:

@@ -1,4 +1,4 @@
-"""The command `airwaylib`: phantom | prepare | train | segment. Heavy imports wait until a command needs them."""
+"""The command `airwaylib`, from phantoms to scores. Heavy imports wait until a command needs them."""
 
 import sys
 from pathlib import Path
@@ -103,6 +103,78 @@ def segment(
         raise InputError(f"{ct}: {error}") from error
     write_volume(mask, out)
     typer.echo(f"{out}: {mask.array.sum() * mask.voxel_ml:.1f} ml of airway")
+
+
+@app.command()
+def evaluate(
+    prediction: Annotated[
+        Path, typer.Argument(help="Airway mask, or a folder of them: CASE.nii.gz (.nrrd, .mha, ...).")
+    ],
+    reference: Annotated[
+        Path,
+        typer.Argument(help="Reference mask, or a folder: CASE.nii.gz, or CASE/airway.nii.gz as phantoms have it."),
+    ],
+    convention: Annotated[
+        str, typer.Option(help="Whose rules: paper, atm22, atm26, aiib23 or exact09. They move the scores by points.")
+    ] = "paper",
+    json: Annotated[Path | None, typer.Option(help="Write all scores here, by generation and diameter, too.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write a row of scores a case here.")] = None,
+    latex: Annotated[Path | None, typer.Option(help="Write EXACT'09's table here (convention exact09).")] = None,
+) -> None:
+    """Score airway masks against reference masks: tree length, branches, overlap; percent."""
+    from tqdm import tqdm
+
+    from airwaylib import study
+    from airwaylib.evaluation import evaluate_files
+    from airwaylib.files import atomic_path, check_writable
+
+    for path in filter(None, (json, csv, latex)):
+        check_writable(path)
+    if latex and convention != "exact09":
+        raise InputError(f"--latex writes EXACT'09's table: add --convention exact09 (now {convention})")
+    bar = {"unit": "case", "disable": None, "leave": False}
+    evaluation = evaluate_files(prediction, reference, convention, lambda cases: tqdm(cases, **bar))
+    typer.echo(f"convention {convention}; percent\n{evaluation.as_text()}")
+    if json:
+        study.write_json(json, evaluation.as_json())
+    for path, text in ((csv, evaluation.as_csv), (latex, evaluation.as_latex)):
+        if path:
+            with atomic_path(path) as temporary:
+                temporary.write_text(text())
+    for case in evaluation.empty:
+        typer.echo(f"{case}: the prediction is empty: it scores 0", err=True)
+    if evaluation.faults:
+        raise InputError("cases left out: " + "; ".join(f"{case}: {why}" for case, why in evaluation.faults.items()))
+
+
+@app.command()
+def tree(
+    mask: Annotated[Path, typer.Argument(help="Airway mask: .nii, .nii.gz, .nrrd, .mha or .mhd.")],
+    out: Annotated[
+        Path, typer.Option("--output", "-o", help="The tree: .csv (branches), .json, .swc or .vtp (centreline, too).")
+    ],
+    picture: Annotated[Path | None, typer.Option(help="Draw it: .png, .svg, or .html to turn it by the mouse.")] = None,
+    merge: Annotated[bool, typer.Option(help="Merge segments as the reference parser does.")] = True,
+) -> None:
+    """Parse an airway mask into branches: parents, generations, lengths, radii (mm)."""
+    from airwaylib.files import check_writable
+    from airwaylib.tree import parse_tree
+    from airwaylib.treefile import check_tree_suffix, write_tree
+    from airwaylib.volume import read_mask
+
+    check_tree_suffix(out)
+    for path in filter(None, (out, picture)):
+        check_writable(path)
+    if picture and picture.suffix not in (".png", ".svg", ".html"):
+        raise InputError(f"{picture}: suffix {picture.suffix!r} is unknown: choose .png, .svg or .html")
+    volume = read_mask(mask)
+    parsed = parse_tree(volume.array, volume.spacing, volume.origin, volume.direction, merge)
+    write_tree(parsed, out)
+    if picture:
+        from airwaylib.figures import draw_tree_file
+
+        draw_tree_file(parsed, picture, mask.name)
+    typer.echo(f"{out}: {parsed!r}")
 
 
 def read_settings(path: Path) -> dict:

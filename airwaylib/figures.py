@@ -1,5 +1,6 @@
 """Every plot of the study. Okabe-Ito colours, units on the axes, PNG and SVG that a rebuild leaves unchanged."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.collections import PolyCollection
-from matplotlib.colors import to_rgb
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.colors import Normalize, to_hex, to_rgb
 from matplotlib.figure import Figure
 from scipy import ndimage
 from skimage.measure import block_reduce, marching_cubes
@@ -158,3 +160,105 @@ def plot_segmentation(ct: np.ndarray, mask: np.ndarray, spacing: Spacing, title:
     draw_surface(ax, {BLUE: mask}, spacing)
     figure.suptitle(title)
     return figure
+
+
+def plot_by_diameter(scores: pd.DataFrame, title: str) -> Figure:
+    """TD and BD of each run by airway diameter: columns run, diameter_mm (bin), branches, td, bd."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained", sharey=True)
+    names = {"td": "tree length detected (%)", "bd": "branches detected (%)"}
+    styles = zip(itertools.cycle((ORANGE, BLUE, VERMILION, GREY)), itertools.cycle("o^sD"), strict=True)
+    for (run, rows), (colour, marker) in zip(scores.groupby("run", sort=False), styles, strict=False):
+        for ax, name in zip(axes, names, strict=True):
+            ax.plot(rows["diameter_mm"].astype(str), rows[name], color=colour, marker=marker, label=run)
+    for ax, label in zip(axes, names.values(), strict=True):
+        ax.set(xlabel="airway diameter (mm)", ylabel=label, ylim=(0, 103))
+    axes[0].legend(frameon=False)
+    figure.suptitle(title)
+    return figure
+
+
+# ----------------------------------------------------------------------------------------------------------------- tree
+
+
+def tree_lines(tree) -> list[np.ndarray]:
+    """Points (n, 3; x, y, z in mm) along each branch of an `tree.AirwayTree`, in the order of its table."""
+    place = tree.centreline[["x", "y", "z"]].to_numpy()
+    return [place[tree.path(branch)] for branch in tree.branches["branch"]]
+
+
+def plot_tree(tree, title: str, share: pd.Series | None = None) -> Figure:
+    """A parsed airway tree from the front and from the left, coloured by generation, lines as wide as the radius.
+
+    share: of each branch of the table inside a prediction, 0..1. With it, branches detected (from 80 % on) are blue and
+    solid, missed ones orange and dashed.
+    """
+    lines, table = tree_lines(tree), tree.branches
+    figure, axes = plt.subplots(1, 2, figsize=(11, 6), layout="constrained", sharey=True)
+    if share is None:
+        norm = Normalize(0, max(int(table["generation"].max()), 1))
+        style = {"colors": plt.get_cmap("viridis")(norm(table["generation"]))}
+    else:
+        found = np.asarray(share) >= 0.8
+        style = {"colors": np.where(found, BLUE, ORANGE), "linestyles": np.where(found, "-", ":")}
+    width = np.clip(table["radius_mm"], 0.6, 6)
+    for ax, axis, name in zip(axes, (0, 1), ("x, towards the left (mm)", "y, towards the back (mm)"), strict=True):
+        ax.add_collection(LineCollection([line[:, [axis, 2]] for line in lines], linewidths=width, **style))
+        ax.autoscale()
+        ax.set(xlabel=name, aspect="equal")
+    axes[0].set(ylabel="z, towards the head (mm)")
+    if share is None:
+        figure.colorbar(ScalarMappable(norm, "viridis"), ax=axes, label="generation (trachea 0)", shrink=0.7)
+        figure.suptitle(title)
+    else:
+        count = f"{found.sum()} of {len(found)} branches detected (blue), the others missed (orange, dotted)"
+        figure.suptitle(f"{title}\n{count}")
+    return figure
+
+
+def tree_html(tree, title: str, share: pd.Series | None = None) -> str:
+    """A parsed airway tree as a self-contained page: turn it, zoom, point at a branch for its numbers.
+
+    share: as for `plot_tree`.
+    """
+    import plotly.graph_objects as go
+
+    table = tree.branches.assign(line=tree_lines(tree))
+    if share is None:
+        top = max(int(table["generation"].max()), 1)
+        colours = {g: to_hex(plt.get_cmap("viridis")(g / top)) for g in table["generation"]}
+        groups = {f"generation {g}": (rows, colours[g], "solid") for g, rows in table.groupby("generation")}
+    else:
+        found = np.asarray(share) >= 0.8
+        groups = {"detected": (table[found], BLUE, "solid"), "missed": (table[~found], ORANGE, "dot")}
+    figure = go.Figure()
+    for name, (rows, colour, dash) in groups.items():
+        points = [np.append(line, [[np.nan] * 3], axis=0) for line in rows["line"]]  # a gap after each branch
+        text = [t for row, line in zip(rows.itertuples(), points, strict=True) for t in [_hover(row)] * len(line)]
+        x, y, z = np.concatenate(points).T if points else ([], [], [])
+        width = 2 * float(np.clip(rows["radius_mm"].mean(), 1, 6)) if len(rows) else 2
+        line = {"color": colour, "width": width, "dash": dash}
+        figure.add_trace(go.Scatter3d(x=x, y=y, z=z, mode="lines", name=name, line=line, text=text, hoverinfo="text"))
+    titles = {"xaxis_title": "x (mm)", "yaxis_title": "y (mm)", "zaxis_title": "z (mm)"}
+    camera = {"eye": {"x": 0, "y": -1.8, "z": 0.2}}  # from the front
+    figure.update_layout(title=title, scene={"aspectmode": "data", "camera": camera, **titles}, height=800)
+    return figure.to_html(include_plotlyjs=True, full_html=True)
+
+
+def _hover(row) -> str:
+    """What a branch says of itself."""
+    return (
+        f"branch {row.branch}, generation {row.generation}<br>"
+        f"length {row.length_mm:.1f} mm, radius {row.radius_mm:.1f} mm, {row.voxels} voxels"
+    )
+
+
+def draw_tree_file(tree, path: str | Path, title: str, share: pd.Series | None = None) -> None:
+    """Draw a tree as what the suffix of `path` says: .html, or .png and .svg, which are written both."""
+    path = Path(path)
+    if path.suffix == ".html":
+        with atomic_path(path) as temporary:
+            temporary.write_text(tree_html(tree, title, share), encoding="utf-8")
+        return
+    figure = plot_tree(tree, title, share)
+    save_figure(figure, path.with_suffix(""))
+    plt.close(figure)

@@ -246,3 +246,13 @@ def _slice_order(folder: Path, names: list[str], headers: list[sitk.ImageFileRea
     if np.linalg.norm(sideways, axis=1).max() > 0.5 * pixel.min():
         raise InputError(f"{folder}: the slices shift sideways (gantry tilt); a CT without tilt is needed")
     return order
+
+
+class ImageBuffer:
+    """A SimpleITK image as something that NumPy takes without a copy, and that keeps the image alive meanwhile."""
+
+    def __init__(self, image: sitk.Image):
+        self.image = image
+        interface = sitk.GetArrayViewFromImage(image).__array_interface__
+        # SimpleITK calls it read-only, since others may hold the image. No one else holds this one.
+        self.__array_interface__ = interface | {"data": (interface["data"][0], False)}

@@ -1,31 +1,58 @@
-"""Scores of an airway mask against a reference mask, under the convention `paper`.
+"""Scores of an airway mask against a reference mask, under a named convention (see `reference`).
 
-Convention `paper` (Zheng et al., IEEE TMI 2021): the prediction's largest 6-connected component; the reference's
-skeleton is the 3-D thinning (Lee et al. 1994) of the label as given; trachea included. All scores in percent.
+TD (tree length detected) is the share of the reference skeleton's voxels inside the prediction; BD (branches detected)
+the share of reference branches with at least 80 % of theirs inside. The trachea is included.
 """
+
+import itertools
+from collections.abc import Sequence
 
 import cc3d
 import numpy as np
 import pandas as pd
-from skimage.morphology import skeletonize
 
 from airwaylib.errors import InputError
+from airwaylib.exact09 import exact09_columns
+from airwaylib.reference import Spacing, convention_by_name, parse_reference
+from airwaylib.segments import coordinates, cut_out, label_points, skeleton_pairs
+from airwaylib.thinning import thin
+
+DETECTED = 0.8  # share of a branch's skeleton voxels that must be inside the prediction
+DIAMETERS = (0, 2, 4, 6, 8, 20)  # mm; the bins of Zheng et al. 2021, figure 9
 
 
-def largest_component(mask: np.ndarray) -> np.ndarray:
-    """The largest 6-connected component of a boolean mask (D, H, W); an empty mask stays empty."""
-    return cc3d.largest_k(mask, k=1, connectivity=6) > 0
+def evaluate(
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    spacing: Spacing = (1.0, 1.0, 1.0),
+    convention: str = "paper",
+    branches: np.ndarray | None = None,
+) -> dict[str, float]:
+    """Score a mask against a reference mask.
 
+    Parameters
+    ----------
+    prediction, reference : array
+        Airway, boolean (D, H, W), on one grid.
+    spacing : tuple
+        x, y, z in mm.
+    convention : str
+        "paper", "atm22", "atm26", "aiib23" or "exact09"; see `reference`.
+    branches : array, optional
+        Labels of the reference's branches (D, H, W; 0 outside), where they are given; else the reference is parsed.
 
-def evaluate(prediction: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-    """Score boolean masks (D, H, W) on one grid: td (tree length detected), dsc, precision, tpr, in percent.
-
-    td is the share of the reference skeleton's voxels inside the prediction. An empty prediction scores 0 everywhere.
+    Returns
+    -------
+    dict
+        In percent: `td`, `bd`, `dsc`, `precision`, `tpr`, `fpr` (of the background's voxels), `iou`, `leakage` (false
+        voxels by label voxels), `amr` (missed by label voxels), `cldice`; then `betti0_error`, `branches`,
+        `branches_detected`, `length_mm` (of the tree) and `length_detected_mm`. Under "exact09" also the columns that
+        `exact09.COLUMNS` lists. An empty prediction scores 0 (`amr` 100, `betti0_error` 1).
 
     Raises
     ------
     InputError
-        Masks of different shapes, or an empty reference.
+        Masks that are not boolean and 3-D, of different shapes, an empty reference, an unknown convention.
 
     Examples
     --------
@@ -35,34 +62,109 @@ def evaluate(prediction: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     >>> scores["precision"], scores["tpr"], round(scores["dsc"], 1)
     (100.0, 50.0, 66.7)
     """
-    if prediction.shape != reference.shape:
-        raise InputError(f"prediction {prediction.shape} and reference {reference.shape} are not on one grid")
-    if not reference.any():
-        raise InputError("the reference mask is empty: there is no airway to score against")
-    prediction = largest_component(prediction)
-    skeleton = skeletonize(reference) > 0
-    if not skeleton.any():
-        raise InputError("the reference mask thins to nothing (tubes of even width only): it has no tree length")
-    hit, predicted, labelled = (int(np.count_nonzero(mask)) for mask in (prediction & reference, prediction, reference))
+    rules = convention_by_name(convention)
+    check_masks(prediction=prediction, reference=reference)
+    parsed = parse_reference(reference, spacing, convention)
+    if branches is not None:
+        check_masks(reference=reference, branches=branches != 0)
+        parsed = parsed.with_branches(branches)
+    part = largest_component(prediction, rules.component) if rules.component else prediction
+    whole = part if rules.cut_overlap else prediction
+    scored = parsed.score(part)
+    detected = scored["share"] >= DETECTED
+    scores = {
+        "td": 100 * float(part[tuple(parsed.index.T)].mean()),
+        "bd": 100 * float(detected.mean()),
+        **overlap(whole, parsed.voxels),
+        **shape_scores(whole, reference, parsed.index),
+        "branches": len(scored),
+        "branches_detected": int(detected.sum()),
+        "length_mm": float(scored["length_mm"].sum()),
+        "length_detected_mm": float((scored["length_mm"] * scored["share"]).sum()),
+    }
+    return scores | (exact09_columns(whole, reference, spacing, parsed) if convention == "exact09" else {})
+
+
+def check_masks(**masks: np.ndarray) -> None:
+    """Raise `InputError` unless the masks are boolean, 3-D and of one shape."""
+    for name, mask in masks.items():
+        if mask.ndim != 3 or mask.dtype != bool:
+            raise InputError(f"{name} of shape {mask.shape} and type {mask.dtype}: it must be boolean (z, y, x)")
+    (first, one), (second, other) = masks.items()
+    if one.shape != other.shape:
+        raise InputError(f"{first} {one.shape} and {second} {other.shape} are not on one grid")
+
+
+def largest_component(mask: np.ndarray, connectivity: int = 6) -> np.ndarray:
+    """The largest component of a boolean mask (D, H, W), 6- or 26-connected; an empty mask stays empty."""
+    if not mask.any():
+        return mask
+    box, voxels, low = cut_out(mask)
+    found = cc3d.connected_components(box, connectivity=connectivity, binary_image=True)[tuple(voxels.T)]
+    voxels = voxels[found == np.bincount(found).argmax()] + low
+    largest = np.zeros_like(mask)
+    largest[tuple(voxels.T[::-1])] = True
+    return largest
+
+
+def overlap(prediction: np.ndarray, voxels: np.ndarray) -> dict[str, float]:
+    """Scores of voxels in percent; `voxels` (M, 3) are the reference's."""
+    predicted, labelled = int(np.count_nonzero(prediction)), len(voxels)
+    hit = int(np.count_nonzero(prediction[tuple(voxels.T)]))
+    false, missed = predicted - hit, labelled - hit
     return {
-        "td": 100 * float(prediction[skeleton].mean()),
         "dsc": 200 * hit / (predicted + labelled),
         "precision": 100 * hit / predicted if predicted else 0.0,
         "tpr": 100 * hit / labelled,
+        "fpr": 100 * false / max(prediction.size - labelled, 1),
+        "iou": 100 * hit / (hit + false + missed),
+        "leakage": 100 * false / labelled,
+        "amr": 100 * missed / labelled,
     }
 
 
-def summarise(scores: pd.DataFrame) -> pd.DataFrame:
-    """Mean and standard deviation over the cases of each run, in the runs' order.
+def shape_scores(prediction: np.ndarray, reference: np.ndarray, skeleton: np.ndarray) -> dict[str, float]:
+    """`cldice` in percent and `betti0_error` = |26-connected components - 1|; `skeleton` (N, 3) is the reference's."""
+    if not prediction.any():
+        return {"cldice": 0.0, "betti0_error": 1}
+    box, _, low = cut_out(prediction)
+    own = (coordinates(thin(box)) + low)[:, ::-1]
+    components = label_points(len(own), skeleton_pairs(own)).max() + 1  # thinning keeps the number of components
+    right, found = reference[tuple(own.T)].mean(), prediction[tuple(skeleton.T)].mean()
+    cldice = 200 * right * found / (right + found) if right + found else 0.0
+    return {"cldice": float(cldice), "betti0_error": int(components) - 1}
 
-    scores: columns run, case and one a metric (percent). Returns run, cases, and METRIC_mean and METRIC_sd.
 
-    Examples
-    --------
-    >>> scores = pd.DataFrame({"run": ["a", "a"], "case": ["x", "y"], "td": [90.0, 94.0]})
-    >>> summarise(scores).round(2).to_dict("records")
-    [{'run': 'a', 'cases': 2, 'td_mean': 92.0, 'td_sd': 2.83}]
-    """
-    metrics = [column for column in scores.columns if column not in ("run", "case")]
-    columns = {f"{m}_{name}": (m, how) for m in metrics for name, how in (("mean", "mean"), ("sd", "std"))}
-    return scores.groupby("run", sort=False).agg(cases=("case", "size"), **columns).reset_index()
+def by_generation(scored: pd.DataFrame) -> pd.DataFrame:
+    """TD and BD of `Reference.score` by generation; see `by_group`."""
+    return by_group(scored, scored["generation"].rename("generation"))
+
+
+def by_diameter(scored: pd.DataFrame, edges: Sequence[float] = DIAMETERS) -> pd.DataFrame:
+    """TD and BD of `Reference.score` by the branches' diameter, in bins 0-2, 2-4, ... mm (lower edge included)."""
+    names = [f"{low:g}-{high:g}" for low, high in itertools.pairwise(edges)]
+    bins = pd.cut(scored["diameter_mm"], list(edges), right=False, labels=names)
+    return by_group(scored, bins.rename("diameter_mm"))
+
+
+def by_group(scored: pd.DataFrame, group: pd.Series) -> pd.DataFrame:
+    """One row a group of branches: how many, how many detected, the same of points, bd and td (percent), length_mm."""
+    counts = pd.DataFrame(
+        {
+            "branches": 1,
+            "branches_detected": (scored["share"] >= DETECTED).astype(int),
+            "points": scored["points"],
+            "points_detected": (scored["share"] * scored["points"]).round().astype(int),
+            "length_mm": scored["length_mm"],
+        }
+    )
+    return pool_groups(counts.assign(**{group.name: group}), group.name)
+
+
+def pool_groups(tables: pd.DataFrame, group: str) -> pd.DataFrame:
+    """Tables of `by_group`, of several cases one below the other, summed up over the column `group`."""
+    counts = ["branches", "branches_detected", "points", "points_detected", "length_mm"]
+    sums = tables.groupby(group, observed=True)[counts].sum()
+    sums.insert(4, "bd", 100 * sums["branches_detected"] / sums["branches"])
+    sums.insert(5, "td", 100 * sums["points_detected"] / sums["points"])
+    return sums.reset_index()

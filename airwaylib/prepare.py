@@ -4,7 +4,7 @@ Store: a zarr group of arrays on one grid (z, y, x), in chunks small enough that
 
 - `image` uint8: HU clipped to [-1000, 400] and scaled to 0..255
 - `label` uint8: airway
-- `centreline` uint8: 3-D thinning of the label
+- `centreline` uint8: 3-D thinning of the label, see `thinning`
 - `distance` float16: distance to the centreline over its maximum in the airway, d/dmax; kept up to two voxels outside
 the
   airway too, so that it can be interpolated, and 0 beyond
@@ -19,7 +19,6 @@ import edt
 import numpy as np
 import zarr
 from scipy import ndimage
-from skimage.morphology import skeletonize
 from tqdm import tqdm
 from zarr.codecs import BloscCodec
 
@@ -27,26 +26,11 @@ from airwaylib.errors import InputError
 from airwaylib.files import atomic_path
 from airwaylib.lungs import lung_box
 from airwaylib.phantom import SIZES, ensure_phantom
+from airwaylib.thinning import thin
 from airwaylib.volume import Volume, read_ct, read_mask, window
 
 CHUNK = 64  # voxels a side: a 128^3 crop meets 8 to 27 chunks
 MARGIN = 5  # voxels around the lungs' box
-
-
-def centreline_of(label: np.ndarray) -> np.ndarray:
-    """Centreline of an airway mask (D, H, W): Lee's 3-D thinning, boolean.
-
-    Raises
-    ------
-    InputError
-        The mask thins to nothing, which happens to tubes of even width without ends.
-    """
-    centreline = skeletonize(label) > 0
-    if not centreline.any():
-        raise InputError(
-            "the label thins to nothing: every airway in it is an even number of voxels wide; check the label"
-        )
-    return centreline
 
 
 def relative_distance(
@@ -102,7 +86,7 @@ def prepare_case(case: str, ct: Volume, airway: Volume, path: str | Path, distan
     if not label.any():
         raise InputError(f"{case}: the label holds no airway inside the lungs' box; is it the label of this CT?")
     spacing = ct.spacing if distance_unit == "mm" else (1.0, 1.0, 1.0)
-    centreline = centreline_of(label)
+    centreline = thin(label)
     distance, maximum = relative_distance(label, centreline, spacing)
     cut = ct.crop(box)
     with atomic_path(path) as temporary:

@@ -136,9 +136,9 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def write_csv(path: str | Path, table: pd.DataFrame) -> None:
-    """Write a table's columns as CSV, numbers to two decimals, atomically."""
+    """Write a table's columns as CSV, numbers to four decimals, atomically."""
     with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.2f")
+        table.to_csv(temporary, index=False, float_format="%.4f")
 
 
 def read_json(path: str | Path) -> Any:

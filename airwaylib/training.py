@@ -21,6 +21,7 @@ from tqdm import tqdm
 from airwaylib import study
 from airwaylib.config import TrainConfig
 from airwaylib.errors import InputError
+from airwaylib.evaluation import score_case, true_tree
 from airwaylib.files import atomic_path
 from airwaylib.inference import predict_probability, segment
 from airwaylib.losses import general_union_weight, loss_by_name
@@ -30,6 +31,7 @@ from airwaylib.patches import Crops, Store
 from airwaylib.prepare import one_file
 from airwaylib.volume import read_ct, read_mask, write_volume
 
+VALIDATED = ("td", "bd", "precision", "dsc", "tpr")  # scores of the validation cases in metrics.csv
 DEEP_WEIGHTS = (0.5, 0.25)  # of the coarser decoder levels under "deep" supervision, finest first (our choice)
 
 
@@ -146,7 +148,7 @@ class Run:
                 progress=False,
             )
             scores.append(evaluate(probability >= 0.5, store.label[:] > 0))
-        return {name: float(score) for name, score in pd.DataFrame(scores).mean().items()}
+        return {name: float(score) for name, score in pd.DataFrame(scores)[list(VALIDATED)].mean().items()}
 
     def save(self) -> None:
         """Checkpoint, then the state to resume from; metrics.csv last: it never tells of an epoch that is lost."""
@@ -285,16 +287,20 @@ def summarise(run: Run) -> dict[str, Any]:
 def score_test_cases(config: TrainConfig) -> pd.DataFrame:
     """Segment every test case's CT with the run's checkpoint and score it (percent, convention `paper`).
 
-    Writes the masks to the run's predictions/ and, last, scores.csv: one row a case, also returned.
+    Writes the masks to the run's predictions/, scores_by_diameter.csv and, last, scores.csv: one row a case, also
+    returned. Of a phantom, its own tree decides about branches by diameter; see `evaluation`.
     """
     network, info = load_checkpoint(config.folder / "checkpoint.safetensors")
-    rows = []
+    rows, by_diameter = [], []
     for case in config.test_cases:
         ct = read_ct(one_file(config.raw(case), "ct"))
-        reference = read_mask(one_file(config.raw(case), "airway"), ct)
+        label = one_file(config.raw(case), "airway")
         prediction = segment(ct, network, info, device=config.device)
         write_volume(prediction, config.folder / "predictions" / f"{case}.nii.gz")
-        rows.append({"case": case, **evaluate(prediction.array, reference.array)})
+        scores, groups = score_case(prediction, read_mask(label, ct), truth=true_tree(label))
+        rows.append({"case": case, **scores})
+        by_diameter.append(groups["by_diameter"].assign(case=case))
     scores = pd.DataFrame(rows)
+    study.write_csv(config.folder / "scores_by_diameter.csv", pd.concat([pd.DataFrame(), *by_diameter]))
     study.write_csv(config.folder / "scores.csv", scores)
     return scores

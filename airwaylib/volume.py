@@ -186,17 +186,20 @@ def _share(array: np.ndarray, limits: tuple[int, int]) -> float:
     return np.count_nonzero((array >= limits[0]) & (array <= limits[1])) / array.size
 
 
-def read_mask(path: str | os.PathLike, grid: Volume | None = None) -> Volume:
+def read_mask(path: str | os.PathLike, grid: Volume | None = None, may_be_empty: bool = False) -> Volume:
     """Read a binary mask as `read_volume` does: 0 and one positive label become False and True.
 
-    Raises `InputError` also if the mask is empty, holds other values, or does not lie on the grid of the volume
-    `grid`, where one is given (`Volume.same_grid`).
+    Raises `InputError` also if the mask is empty, unless it `may_be_empty`, holds other values, or does not lie on the
+    grid of the volume `grid`, where one is given (`Volume.same_grid`).
     """
     volume = read_volume(path)
-    mask, label = volume.array != 0, volume.array.max()
-    if not mask.any():
+    label = volume.array.max()
+    plain = volume.array.dtype == np.uint8 and label <= 1  # is boolean as it stands
+    mask = volume.array.view(bool) if plain else volume.array != 0
+    empty = not mask.any()
+    if empty and not may_be_empty:
         raise InputError(f"{path}: the mask is empty; 0 and one positive label are needed")
-    if not (label > 0 and (volume.array[mask] == label).all()):
+    if not (empty or plain or (label > 0 and np.count_nonzero(volume.array == label) == np.count_nonzero(mask))):
         values = np.unique(volume.array)
         shown = ", ".join(f"{value:g}" for value in values[:8]) + (", ..." if len(values) > 8 else "")
         raise InputError(f"{path}: not a binary mask, it holds {shown}; 0 and one positive label are needed")
@@ -286,9 +289,9 @@ def window(array: np.ndarray) -> np.ndarray:
 
 
 def _from_image(image) -> Volume:
-    import SimpleITK as sitk
+    from airwaylib.imagefile import ImageBuffer
 
-    return Volume(sitk.GetArrayFromImage(image), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    return Volume(np.asarray(ImageBuffer(image)), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
 
 
 def _to_image(volume: Volume):
