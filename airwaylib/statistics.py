@@ -77,7 +77,7 @@ def compare(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     """
     from scipy.stats import wilcoxon
 
-    one, other = (table.set_index("case", verify_integrity=False) for table in (one, other))
+    one, other = (table.set_index("case") for table in (one, other))
     for table in (one, other):
         if table.index.has_duplicates:
             twice = table.index[table.index.duplicated()].unique()

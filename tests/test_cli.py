@@ -1,5 +1,6 @@
 """The command line as a user meets it: results on success, one line and exit status 2 on bad input."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -53,7 +54,7 @@ def weights(tmp_path_factory):
 def test_help_names_every_command():
     done = airwaylib("--help")
     assert done.returncode == 0
-    assert all(command in done.stdout for command in ("phantom", "prepare", "train", "segment"))
+    assert all(command in done.stdout for command in ("phantom", "prepare", "train", "segment", "evaluate", "tree"))
 
 
 def test_phantom_makes_the_case_and_keeps_it(case):
@@ -137,3 +138,83 @@ def test_module_and_script_are_the_same_command():
     )
     assert done.returncode == 0
     assert "segment" in done.stdout
+
+
+def masks(folder, **stops):
+    """A folder of tubes of 36 voxels or, by case, of so many fewer."""
+    folder.mkdir()
+    for name, stop in stops.items():
+        mask = np.zeros((9, 9, 40), bool)
+        mask[3:6, 3:6, 2:stop] = True
+        write_volume(Volume(mask), folder / f"{name}.nii.gz")
+    return folder
+
+
+def test_evaluate_prints_a_table_and_writes_files(tmp_path):
+    predictions, references = masks(tmp_path / "p", a=20, b=38), masks(tmp_path / "r", a=38, b=38)
+    files = {f"--{kind}": tmp_path / f"out/scores.{kind}" for kind in ("json", "csv", "latex")}
+    options = [word for pair in files.items() for word in pair]
+    done = airwaylib("evaluate", predictions, references, "--convention", "exact09", *options)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("convention exact09; percent")
+    assert "100.00" in done.stdout
+    document = json.loads(files["--json"].read_text())
+    assert [case["case"] for case in document["cases"]] == ["a", "b"]
+    assert len(files["--csv"].read_text().splitlines()) == 3
+    assert files["--latex"].read_text().startswith(r"\begin{tabular}")
+
+
+def test_evaluate_refuses_what_it_cannot_score(tmp_path):
+    predictions, references = masks(tmp_path / "p", a=20), masks(tmp_path / "r", a=38, b=38)
+    assert f"{predictions} lacks b" in fails("evaluate", predictions, references)
+    one = (predictions / "a.nii.gz", references / "a.nii.gz")
+    assert "choose one of paper, atm22" in fails("evaluate", *one, "--convention", "x")
+    assert "add --convention exact09" in fails("evaluate", *one, "--latex", tmp_path / "t.tex")
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in fails("evaluate", *one, "--json", tmp_path / "file/o.json")
+
+
+def test_evaluate_keeps_the_scores_of_good_cases(tmp_path):
+    predictions, references = masks(tmp_path / "p", a=20, b=38), masks(tmp_path / "r", a=38, b=38)
+    (predictions / "b.nii.gz").write_bytes(b"no image")
+    done = airwaylib("evaluate", predictions, references, "--csv", tmp_path / "scores.csv")
+    assert done.returncode == 2
+    assert "cases left out: b: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [line.split(",")[0] for line in (tmp_path / "scores.csv").read_text().splitlines()] == ["case", "a"]
+
+
+def test_evaluate_says_that_a_prediction_is_empty(tmp_path):
+    predictions, references = masks(tmp_path / "p", a=2), masks(tmp_path / "r", a=38)
+    done = airwaylib("evaluate", predictions / "a.nii.gz", references / "a.nii.gz")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.strip() == "a: the prediction is empty: it scores 0"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json", ".swc", ".vtp"])
+def test_tree_writes_a_mask_s_branches(case, tmp_path, suffix):
+    done = airwaylib("tree", case / "airway.nii.gz", "-o", tmp_path / f"tree{suffix}")
+    assert done.returncode == 0, done.stderr
+    assert "branches" in done.stdout
+    assert (tmp_path / f"tree{suffix}").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("picture", ["tree.png", "tree.html"])
+def test_tree_draws_it(case, tmp_path, picture):
+    done = airwaylib("tree", case / "airway.nii.gz", "-o", tmp_path / "tree.csv", "--picture", tmp_path / picture)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / picture).stat().st_size > 10_000
+
+
+def test_tree_refuses_what_it_cannot_write_or_read(case, tmp_path):
+    assert "suffix '.xls' is unknown" in fails("tree", case / "airway.nii.gz", "-o", tmp_path / "tree.xls")
+    out = ("-o", tmp_path / "tree.csv")
+    assert "suffix '.gif' is unknown" in fails("tree", case / "airway.nii.gz", *out, "--picture", tmp_path / "a.gif")
+    assert "not a binary mask" in fails("tree", case / "ct.nii.gz", *out)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scoring_starts_without_torch():
+    code = "import sys, airwaylib.cli, airwaylib.evaluation, airwaylib.treefile; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"torch", "monai", "matplotlib", "skimage"} & set(done.stdout.split()) == set()

@@ -18,7 +18,6 @@ from airwaylib.phantom import draw_tubes, make_phantom, tubes, write_phantom
 from airwaylib.prepare import (
     CHUNK,
     MARGIN,
-    centreline_of,
     one_file,
     prepare_case,
     prepare_files,
@@ -27,6 +26,7 @@ from airwaylib.prepare import (
     relative_distance,
     small_airways,
 )
+from airwaylib.thinning import thin
 from airwaylib.volume import Volume, write_volume
 
 TURN = np.deg2rad(20)
@@ -59,7 +59,7 @@ def test_centreline_of_a_straight_tube_is_its_axis(axis):
     shape[axis] = 40
     tube = cylinder(shape, axis, (10, 10), 4)
     tube &= np.isin(np.indices(shape)[axis], range(5, 35))
-    points = np.argwhere(centreline_of(tube))
+    points = np.argwhere(thin(tube))
     assert (np.delete(points, axis, 1) == 10).all()
     along = points[:, axis]
     assert (np.diff(along) == 1).all()  # without a gap
@@ -68,19 +68,12 @@ def test_centreline_of_a_straight_tube_is_its_axis(axis):
 
 def test_centreline_of_the_phantom_is_one_line_inside_the_label():
     label = mini().airway.array
-    centreline = centreline_of(label)
+    centreline = thin(label)
     assert centreline.dtype == bool
     assert not (centreline & ~label).any()
     assert cc3d.connected_components(centreline, connectivity=26).max() == 1
     assert centreline.sum() < 0.1 * label.sum()
     assert (ndimage.distance_transform_edt(~mini().centreline.array)[centreline] < 4).all()
-
-
-def test_a_label_that_thins_to_nothing_is_an_error_not_an_empty_centreline():
-    label = np.zeros((10, 10, 60), bool)
-    label[4:6, 4:6, 5:55] = True
-    with pytest.raises(InputError, match=r"thins to nothing: .* an even number of voxels wide"):
-        centreline_of(label)
 
 
 def rod():
@@ -379,7 +372,6 @@ def twice(case):
         (relabelled(two_labels), r"patient/airway.nii.gz: not a binary mask, it holds 0, 1, 3"),
         (relabelled(empty), r"patient/airway.nii.gz: the mask is empty"),
         (relabelled(corner_only), r"^patient: the label holds no airway inside the lungs' box"),
-        (relabelled(even_width), r"^patient: the label thins to nothing"),
         (not_a_number, r"patient/ct.nrrd: 1 of 2097152 voxels are NaN"),
         (no_lung, r"^patient: no lung found"),
         (without("ct.nii.gz"), r"patient: no files ct\.\* found; one is needed"),
@@ -393,6 +385,14 @@ def test_a_bad_case_is_one_line_that_names_it(case, tmp_path, spoil, message):
         prepare_folder(case.parent, tmp_path / "prepared")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "prepared").exists()
+
+
+def test_a_label_of_even_width_is_prepared_with_a_centreline(case, tmp_path):
+    relabelled(even_width)(case)  # plain thinning leaves nothing of it
+    (store,) = prepare_folder(case.parent, tmp_path / "prepared")
+    group = zarr.open_group(store, mode="r")
+    assert group["centreline"][:].sum() >= 50
+    assert (group["centreline"][:] <= group["label"][:]).all()
 
 
 def test_label_on_another_grid_is_refused_before_anything_is_written(placed, tmp_path):

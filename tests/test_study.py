@@ -234,11 +234,11 @@ def test_json_comes_back(tmp_path):
     assert (tmp_path / "new" / "summary.json").read_text().endswith("}\n")
 
 
-def test_csv_has_two_decimals_and_no_index(tmp_path):
+def test_csv_has_four_decimals_and_no_index(tmp_path):
     table = pd.DataFrame({"run": ["dice", "gul"], "td": [91.2349, 100.0], "cases": [4, 4], "dsc": [math.nan, 1 / 3]})
     study.write_csv(tmp_path / "tables" / "scores.csv", table.set_index(pd.Index([5, 7])))
     text = (tmp_path / "tables" / "scores.csv").read_text()
-    assert text == "run,td,cases,dsc\ndice,91.23,4,\ngul,100.00,4,0.33\n"
+    assert text == "run,td,cases,dsc\ndice,91.2349,4,\ngul,100.0000,4,0.3333\n"
 
 
 @pytest.mark.parametrize(
