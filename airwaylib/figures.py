@@ -180,64 +180,70 @@ def plot_by_diameter(scores: pd.DataFrame, title: str) -> Figure:
 # ----------------------------------------------------------------------------------------------------------------- tree
 
 
-def tree_lines(tree) -> list[np.ndarray]:
-    """Points (n, 3; x, y, z in mm) along each branch of an `tree.AirwayTree`, in the order of its table."""
-    place = tree.centreline[["x", "y", "z"]].to_numpy()
-    return [place[tree.path(branch)] for branch in tree.branches["branch"]]
+def tree_lines(tree, share: np.ndarray | None) -> pd.DataFrame:
+    """Lines of a `tree.AirwayTree`, one row a stretch between two forks.
+
+    Columns: points (n, 3; x, y, z in mm), the numbers of its branch, and how it is drawn: group, colour, dash.
+
+    share: of each branch inside a prediction, 0..1; else generations tell the colours.
+    """
+    place, of = tree.centreline[["x", "y", "z"]].to_numpy(), tree.centreline["branch"].to_numpy()
+    table = tree.branches.copy()
+    if share is None:
+        colours = plt.get_cmap("viridis")(table["generation"] / max(table["generation"].max(), 1))
+        table["group"] = [f"generation {generation}" for generation in table["generation"]]
+        table["colour"], table["dash"] = [to_hex(colour) for colour in colours], "solid"
+    else:
+        found = np.asarray(share) >= 0.8
+        table["group"] = np.where(found, "detected", "missed")
+        table["colour"], table["dash"] = np.where(found, BLUE, ORANGE), np.where(found, "solid", "dot")
+    lines = table.iloc[[of[twig[-1]] - 1 for twig in tree.twigs]].reset_index(drop=True)
+    lines["points"] = [place[twig] for twig in tree.twigs]
+    lines["radius_mm"] = [tree.centreline["radius_mm"].to_numpy()[twig].mean() for twig in tree.twigs]
+    return lines.sort_values("branch", kind="stable")
 
 
-def plot_tree(tree, title: str, share: pd.Series | None = None) -> Figure:
+def plot_tree(tree, title: str, share: np.ndarray | None = None) -> Figure:
     """A parsed airway tree from the front and from the left, coloured by generation, lines as wide as the radius.
 
     share: of each branch of the table inside a prediction, 0..1. With it, branches detected (from 80 % on) are blue and
-    solid, missed ones orange and dashed.
+    solid, missed ones orange and dotted.
     """
-    lines, table = tree_lines(tree), tree.branches
+    lines = tree_lines(tree, share)
     figure, axes = plt.subplots(1, 2, figsize=(11, 6), layout="constrained", sharey=True)
-    if share is None:
-        norm = Normalize(0, max(int(table["generation"].max()), 1))
-        style = {"colors": plt.get_cmap("viridis")(norm(table["generation"]))}
-    else:
-        found = np.asarray(share) >= 0.8
-        style = {"colors": np.where(found, BLUE, ORANGE), "linestyles": np.where(found, "-", ":")}
-    width = np.clip(table["radius_mm"], 0.6, 6)
+    style = {"colors": lines["colour"], "linewidths": np.clip(lines["radius_mm"], 0.6, 6), "capstyle": "round"}
+    style["linestyles"] = ["-" if dash == "solid" else ":" for dash in lines["dash"]]
     for ax, axis, name in zip(axes, (0, 1), ("x, towards the left (mm)", "y, towards the back (mm)"), strict=True):
-        ax.add_collection(LineCollection([line[:, [axis, 2]] for line in lines], linewidths=width, **style))
+        ax.add_collection(LineCollection([points[:, [axis, 2]] for points in lines["points"]], **style))
         ax.autoscale()
         ax.set(xlabel=name, aspect="equal")
     axes[0].set(ylabel="z, towards the head (mm)")
     if share is None:
+        norm = Normalize(0, max(int(tree.branches["generation"].max()), 1))
         figure.colorbar(ScalarMappable(norm, "viridis"), ax=axes, label="generation (trachea 0)", shrink=0.7)
-        figure.suptitle(title)
     else:
-        count = f"{found.sum()} of {len(found)} branches detected (blue), the others missed (orange, dotted)"
-        figure.suptitle(f"{title}\n{count}")
+        found = int((np.asarray(share) >= 0.8).sum())
+        title += f"\n{found} of {len(share)} branches detected (blue), the others missed (orange, dotted)"
+    figure.suptitle(title)
     return figure
 
 
-def tree_html(tree, title: str, share: pd.Series | None = None) -> str:
+def tree_html(tree, title: str, share: np.ndarray | None = None) -> str:
     """A parsed airway tree as a self-contained page: turn it, zoom, point at a branch for its numbers.
 
     share: as for `plot_tree`.
     """
     import plotly.graph_objects as go
 
-    table = tree.branches.assign(line=tree_lines(tree))
-    if share is None:
-        top = max(int(table["generation"].max()), 1)
-        colours = {g: to_hex(plt.get_cmap("viridis")(g / top)) for g in table["generation"]}
-        groups = {f"generation {g}": (rows, colours[g], "solid") for g, rows in table.groupby("generation")}
-    else:
-        found = np.asarray(share) >= 0.8
-        groups = {"detected": (table[found], BLUE, "solid"), "missed": (table[~found], ORANGE, "dot")}
     figure = go.Figure()
-    for name, (rows, colour, dash) in groups.items():
-        points = [np.append(line, [[np.nan] * 3], axis=0) for line in rows["line"]]  # a gap after each branch
+    for group, rows in tree_lines(tree, share).groupby("group", sort=False):
+        points = [np.append(line, [[np.nan] * 3], axis=0) for line in rows["points"]]  # a gap after each line
         text = [t for row, line in zip(rows.itertuples(), points, strict=True) for t in [_hover(row)] * len(line)]
-        x, y, z = np.concatenate(points).T if points else ([], [], [])
-        width = 2 * float(np.clip(rows["radius_mm"].mean(), 1, 6)) if len(rows) else 2
-        line = {"color": colour, "width": width, "dash": dash}
-        figure.add_trace(go.Scatter3d(x=x, y=y, z=z, mode="lines", name=name, line=line, text=text, hoverinfo="text"))
+        x, y, z = np.concatenate(points).round(2).T
+        first = rows.iloc[0]
+        width = 2 * float(np.clip(rows["radius_mm"].mean(), 1, 6))
+        line = {"color": first["colour"], "width": width, "dash": first["dash"]}
+        figure.add_trace(go.Scatter3d(x=x, y=y, z=z, mode="lines", name=group, line=line, text=text, hoverinfo="text"))
     titles = {"xaxis_title": "x (mm)", "yaxis_title": "y (mm)", "zaxis_title": "z (mm)"}
     camera = {"eye": {"x": 0, "y": -1.8, "z": 0.2}}  # from the front
     figure.update_layout(title=title, scene={"aspectmode": "data", "camera": camera, **titles}, height=800)
@@ -248,11 +254,11 @@ def _hover(row) -> str:
     """What a branch says of itself."""
     return (
         f"branch {row.branch}, generation {row.generation}<br>"
-        f"length {row.length_mm:.1f} mm, radius {row.radius_mm:.1f} mm, {row.voxels} voxels"
+        f"length {row.length_mm:.1f} mm, radius here {row.radius_mm:.1f} mm, {row.voxels} voxels"
     )
 
 
-def draw_tree_file(tree, path: str | Path, title: str, share: pd.Series | None = None) -> None:
+def draw_tree_file(tree, path: str | Path, title: str, share: np.ndarray | None = None) -> None:
     """Draw a tree as what the suffix of `path` says: .html, or .png and .svg, which are written both."""
     path = Path(path)
     if path.suffix == ".html":

@@ -81,17 +81,23 @@ class AirwayTree:
         return graph
 
     @cached_property
-    def length_mm(self) -> float:
-        """Length of the whole skeleton: also of the short twigs that are no branches of their own."""
+    def twigs(self) -> list[np.ndarray]:
+        """The skeleton cut where it forks: rows of `centreline` from one fork, or the top, to the next or to a tip."""
         previous = self.centreline["previous"].to_numpy()
         children = np.bincount(previous[previous >= 0], minlength=len(previous))
-        place, total = self.centreline[list(AXES)].to_numpy(), 0.0
+        twigs = []
         for end in np.flatnonzero((children != 1) & (previous >= 0)):
             way = [end, previous[end]]
             while children[way[-1]] == 1 and previous[way[-1]] >= 0:
                 way.append(previous[way[-1]])
-            total += polyline_length(place[way])
-        return total
+            twigs.append(np.array(way[::-1]))
+        return twigs
+
+    @property
+    def length_mm(self) -> float:
+        """Length of the whole skeleton: also of the short twigs that are no branches of their own."""
+        place = self.centreline[list(AXES)].to_numpy()
+        return sum(polyline_length(place[twig]) for twig in self.twigs)
 
     def __repr__(self):
         generations = f"generations 0 to {self.branches['generation'].max()}"
@@ -138,8 +144,7 @@ def parse_tree(
     skeleton = thin(airway)
     voxels, points = segments.coordinates(airway), segments.coordinates(skeleton)
     segment = segments.label_segments(points)
-    nearest = segments.nearest_row(voxels, points, segment)
-    label = segment[nearest]
+    label = segment[segments.nearest_row(voxels, points, segment)]
     contacts = segments.count_contacts(airway.shape, voxels, label)
     volume = np.bincount(label)
     owner = segments.merge_segments(contacts, volume) if merge else np.arange(len(volume))
@@ -151,7 +156,7 @@ def parse_tree(
     whose = branch[label]
     rows = np.searchsorted(*(np.ravel_multi_index(tuple(p.T), airway.shape) for p in (voxels, points)))
     centreline = _centreline(points, whose[rows], np.asarray(spacing))
-    centreline["radius_mm"] = _radii(airway, voxels, nearest, points, np.asarray(spacing))[nearest[rows]]
+    centreline["radius_mm"] = _radii(airway, voxels, points, np.asarray(spacing))
     matrix = np.reshape(direction, (3, 3)) * spacing
     centreline[list(AXES)] = (points + low) @ matrix.T + origin
     parents = [number.get(parent[old], 0) for old in order]
@@ -179,25 +184,23 @@ def _centreline(points: np.ndarray, branch: np.ndarray, spacing: np.ndarray) -> 
     return pd.DataFrame({"branch": branch, "previous": np.maximum(previous, -1), "distance_mm": distance})
 
 
-def _radii(
-    airway: np.ndarray, voxels: np.ndarray, nearest: np.ndarray, points: np.ndarray, spacing: np.ndarray
-) -> np.ndarray:
+def _radii(airway: np.ndarray, voxels: np.ndarray, points: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     """Radius in mm at each skeleton voxel: mean distance, weighted by area, to the faces of the surface around it.
 
-    Faces belong to the skeleton voxel nearest to theirs. The mean over all sides forgives an axis half a voxel off.
+    A face belongs to the skeleton voxel nearest to it. The mean over all sides forgives an axis half a voxel off.
     """
+    nearest = cKDTree(points * spacing)
     area, moment = np.zeros(len(points)), np.zeros(len(points))
     for axis, step in enumerate(np.eye(3, dtype=int)):
         for side in (step, -step):
-            bare = ~airway[tuple((voxels + side).T)]
-            whose = nearest[bare]
-            reach = np.linalg.norm((voxels[bare] + side / 2 - points[whose]) * spacing, axis=1)
+            bare = voxels[~airway[tuple((voxels + side).T)]]
+            reach, whose = nearest.query((bare + side / 2) * spacing, workers=-1)
             face = np.delete(spacing, axis).prod()
             area += np.bincount(whose, minlength=len(points)) * face
             moment += np.bincount(whose, reach, minlength=len(points)) * face
-    # A voxel whose surface all lies nearer to others takes the mean of the seen ones closest to it.
     seen = area > 0
     radius = np.divide(moment, area, out=np.zeros(len(points)), where=seen)
+    # A voxel whose surface all lies nearer to others takes the radius of the closest of those.
     hidden = np.flatnonzero(~seen)
     radius[hidden] = radius[np.flatnonzero(seen)[cKDTree(points[seen]).query(points[hidden])[1]]]
     return radius
