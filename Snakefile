@@ -62,6 +62,7 @@ rule figures:
         f"{RESULTS}/tables/runs.csv",
         multiext(f"{RESULTS}/figures/predictions", ".png", ".svg"),
         multiext(f"{RESULTS}/figures/scores_by_diameter", ".png", ".svg"),
+        multiext(f"{RESULTS}/figures/tree", ".png", ".svg", ".html"),
     params:
         yaml=json.dumps({"study": STUDY, "runs": list(RUNS)}),
     shell:

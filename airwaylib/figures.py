@@ -12,6 +12,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import Normalize, to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from scipy import ndimage
 from skimage.measure import block_reduce, marching_cubes
 
@@ -220,7 +221,13 @@ def plot_tree(tree, title: str, share: np.ndarray | None = None) -> Figure:
     axes[0].set(ylabel="z, towards the head (mm)")
     if share is None:
         norm = Normalize(0, max(int(tree.branches["generation"].max()), 1))
-        figure.colorbar(ScalarMappable(norm, "viridis"), ax=axes, label="generation (trachea 0)", shrink=0.7)
+        figure.colorbar(
+            ScalarMappable(norm, "viridis"),
+            ax=axes,
+            label="generation (trachea 0)",
+            shrink=0.7,
+            ticks=MaxNLocator(integer=True),
+        )
     else:
         found = int((np.asarray(share) >= 0.8).sum())
         title += f"\n{found} of {len(share)} branches detected (blue), the others missed (orange, dotted)"
@@ -247,7 +254,7 @@ def tree_html(tree, title: str, share: np.ndarray | None = None) -> str:
     titles = {"xaxis_title": "x (mm)", "yaxis_title": "y (mm)", "zaxis_title": "z (mm)"}
     camera = {"eye": {"x": 0, "y": -1.8, "z": 0.2}}  # from the front
     figure.update_layout(title=title, scene={"aspectmode": "data", "camera": camera, **titles}, height=800)
-    return figure.to_html(include_plotlyjs=True, full_html=True)
+    return figure.to_html(include_plotlyjs=True, full_html=True, div_id="tree")
 
 
 def _hover(row) -> str:

@@ -111,9 +111,10 @@ def parse_reference(mask: np.ndarray, spacing: Spacing = (1.0, 1.0, 1.0), conven
         The mask is empty, or the convention unknown.
     """
     rules = convention_by_name(convention)
-    if not mask.any():
-        raise InputError("the reference mask is empty: there is no airway to score against")
-    box, voxels, low = cut_out(mask)
+    try:
+        box, voxels, low = cut_out(mask)
+    except InputError:
+        raise InputError("the reference mask is empty: there is no airway to score against") from None
     digest = hashlib.blake2b(np.packbits(box)).digest()
     key = (digest, box.shape, low.tobytes(), mask.shape, tuple(spacing), rules.given_skeleton, rules.merge)
     if key not in _parses:

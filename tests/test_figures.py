@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.collections import PolyCollection
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import rgb_to_hsv, to_rgb, to_rgba
 from matplotlib.contour import ContourSet
 
@@ -22,14 +22,20 @@ from airwaylib.figures import (
     VERMILION,
     draw_slice,
     draw_surface,
+    draw_tree_file,
     overlap,
+    plot_by_diameter,
     plot_crops,
     plot_predictions,
     plot_segmentation,
     plot_training,
+    plot_tree,
     save_figure,
     surface,
+    tree_html,
+    tree_lines,
 )
+from airwaylib.tree import parse_tree
 
 SPACING = (0.5, 2.0, 3.0)  # x, y, z
 SHAPE = (6, 8, 10)  # z, y, x: 18 x 16 x 5 mm
@@ -368,3 +374,71 @@ def test_a_figure_that_cannot_be_saved_leaves_the_former(tmp_path, monkeypatch):
 def test_colours_are_okabe_and_itos():
     rgb = {figures.BLUE: (0, 114, 178), figures.ORANGE: (230, 159, 0), figures.VERMILION: (213, 94, 0)}
     assert all(to_rgb(colour) == tuple(value / 255 for value in values) for colour, values in rgb.items())
+
+
+# ----------------------------------------------------------------------------------------------------------------- tree
+
+
+@pytest.fixture
+def tree():
+    """A T on its head: a trunk of 5 x 5 voxels above, a bar of 3 x 3 below; 3 branches."""
+    mask = np.zeros((40, 11, 41), bool)
+    mask[14:39, 3:8, 18:23] = True
+    mask[11:14, 4:7, 2:39] = True
+    return parse_tree(mask, SPACING)
+
+
+def test_lines_of_a_tree_are_its_whole_skeleton_in_mm(tree):
+    lines = tree_lines(tree, None)
+    points = {tuple(point) for line in lines["points"] for point in line}
+    assert points == set(map(tuple, tree.centreline[["x", "y", "z"]].to_numpy()))
+    assert lines["points"].iloc[0].mean(0) == pytest.approx((20 * 0.5, 5 * 2.0, 26 * 3.0), abs=6)  # the trunk
+    assert set(lines["group"]) == {"generation 0", "generation 1"}
+    assert set(lines["colour"]) == {"#440154", "#fde725"}  # both ends of viridis
+
+
+def test_tree_is_seen_from_the_front_and_from_the_left(tree):
+    figure = plot_tree(tree, "a tree")
+    front, left = (next(c for c in ax.collections if isinstance(c, LineCollection)) for ax in figure.axes[:2])
+    seen = [np.concatenate(lines.get_segments()) for lines in (front, left)]
+    assert np.ptp(seen[0][:, 0]) > 30 * 0.5  # the bar runs along x
+    assert np.ptp(seen[1][:, 0]) < 4 * 2.0  # the whole is flat along y
+    assert list(front.get_linewidths()) == tree_lines(tree, None)["radius_mm"].tolist()
+    assert figure.axes[2].get_ylabel() == "generation (trachea 0)"
+    assert figure.get_suptitle() == "a tree"
+
+
+def test_detected_and_missed_branches_differ_in_colour_and_dashes(tree):
+    share = np.array([1.0, 0.8, 0.79])
+    figure = plot_tree(tree, "a tree", share)
+    assert "2 of 3 branches detected" in figure.get_suptitle()
+    lines = tree_lines(tree, share)
+    assert set(lines.loc[lines["branch"] == 3, "colour"]) == {ORANGE}
+    assert set(lines.loc[lines["branch"] < 3, "colour"]) == {BLUE}
+    assert set(lines.loc[lines["branch"] == 3, "dash"]) == {"dot"}
+
+
+def test_page_of_a_tree_is_self_contained(tree):
+    page = tree_html(tree, "a tree", np.array([1.0, 1.0, 0.0]))
+    assert len(page) > 1_000_000  # plotly itself is in it
+    assert 'src="http' not in page
+    for text in ("a tree", "detected", "missed", "branch 1, generation 0", "radius here"):
+        assert text in page
+    assert tree_html(tree, "a tree", np.array([1.0, 1.0, 0.0])) == page
+
+
+def test_tree_file_is_a_page_or_a_pair_of_pictures(tree, tmp_path):
+    draw_tree_file(tree, tmp_path / "a.html", "a tree")
+    draw_tree_file(tree, tmp_path / "b.png", "a tree")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.html", "b.png", "b.svg"}
+    assert plt.get_fignums() == []
+
+
+def test_scores_by_diameter_have_a_line_a_run():
+    rows = [("dice", "0-2", 40.0, 30.0), ("dice", "2-4", 90.0, 80.0), ("gul", "0-2", 70.0, 60.0)]
+    figure = plot_by_diameter(pd.DataFrame(rows, columns=["run", "diameter_mm", "td", "bd"]), "phantoms")
+    td, bd = figure.axes
+    assert [line.get_label() for line in td.lines] == ["dice", "gul"]
+    assert [list(line.get_ydata()) for line in td.lines] == [[40, 90], [70]]
+    assert [list(line.get_ydata()) for line in bd.lines] == [[30, 80], [60]]
+    assert len({(line.get_color(), line.get_marker()) for line in td.lines}) == 2
