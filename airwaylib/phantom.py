@@ -121,7 +121,7 @@ def beside(tree: pd.DataFrame, rng: np.random.Generator) -> tuple[np.ndarray, np
 
 def wall_thickness(radius: np.ndarray) -> np.ndarray:
     """Return the airway wall in mm for a lumen of `radius` mm (our choice)."""
-    return 0.2 + 0.2 * radius
+    return 0.3 + 0.2 * radius
 
 
 # ---------------------------------------------------------------------------------------------------------------- image
