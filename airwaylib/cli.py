@@ -117,6 +117,9 @@ def evaluate(
     convention: Annotated[
         str, typer.Option(help="Whose rules: paper, atm22, atm26, aiib23 or exact09. They move the scores by points.")
     ] = "paper",
+    branches: Annotated[
+        Path | None, typer.Option(help="Given labels of the reference's branches (atm26), named alike; else parsed.")
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Write all scores here, by generation and diameter, too.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write a row of scores a case here.")] = None,
     latex: Annotated[Path | None, typer.Option(help="Write EXACT'09's table here (convention exact09).")] = None,
@@ -133,7 +136,7 @@ def evaluate(
     if latex and convention != "exact09":
         raise InputError(f"--latex writes EXACT'09's table: add --convention exact09 (now {convention})")
     bar = {"unit": "case", "disable": None, "leave": False}
-    evaluation = evaluate_files(prediction, reference, convention, lambda cases: tqdm(cases, **bar))
+    evaluation = evaluate_files(prediction, reference, convention, branches, lambda cases: tqdm(cases, **bar))
     typer.echo(f"convention {convention}; percent\n{evaluation.as_text()}")
     if json:
         study.write_json(json, evaluation.as_json())

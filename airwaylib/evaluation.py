@@ -18,7 +18,7 @@ from airwaylib.errors import InputError
 from airwaylib.exact09 import COLUMNS
 from airwaylib.metrics import DETECTED, by_diameter, by_generation, evaluate, largest_component
 from airwaylib.reference import convention_by_name, parse_reference, true_reference
-from airwaylib.volume import Volume, read_mask
+from airwaylib.volume import Volume, read_mask, read_volume
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 SHOWN = {"td": "TD", "bd": "BD", "dsc": "DSC", "precision": "precision", "tpr": "TPR", "cldice": "clDice"}
@@ -172,21 +172,27 @@ def match_cases(prediction: Path, reference: Path) -> dict[str, tuple[Path, Path
 
 
 def score_case(
-    prediction: Volume, reference: Volume, convention: str = "paper", truth: pd.DataFrame | None = None
+    prediction: Volume,
+    reference: Volume,
+    convention: str = "paper",
+    truth: pd.DataFrame | None = None,
+    branches: Volume | None = None,
 ) -> tuple[dict[str, float], dict[str, pd.DataFrame]]:
     """Scores of a mask (`metrics.evaluate`), and its tables "by_generation" and "by_diameter".
 
-    truth: a phantom's own tree (see `phantom.Phantom`), on a grid whose origin is 0.
+    truth: a phantom's own tree (see `phantom.Phantom`), on a grid whose origin is 0. branches: given labels of the
+    reference's branches, 0 outside, for the scores; the tables take the parsed branches.
 
     Raises
     ------
     InputError
         The two are not on one grid, or the reference is empty.
     """
-    if not prediction.same_grid(reference):
-        raise InputError(f"prediction {prediction!r} and reference {reference!r} are not on one grid")
+    for name, volume in (("prediction", prediction), ("branches", branches)):
+        if volume is not None and not volume.same_grid(reference):
+            raise InputError(f"{name} {volume!r} and reference {reference!r} are not on one grid")
     mask, spacing, rules = prediction.array, reference.spacing, convention_by_name(convention)
-    scores = evaluate(mask, reference.array, spacing, convention)
+    scores = evaluate(mask, reference.array, spacing, convention, branches.array if branches else None)
     part = largest_component(mask, rules.component) if rules.component else mask
     if truth is None:
         scored = parse_reference(reference.array, spacing, convention).score(part)
@@ -207,11 +213,13 @@ def evaluate_files(
     prediction: str | Path,
     reference: str | Path,
     convention: str = "paper",
+    branches: str | Path | None = None,
     progress: Callable[[Any], Any] = iter,
 ) -> Evaluation:
     """Score mask files (or folders of them, matched by case) against reference files.
 
-    A case that cannot be scored is noted in `faults`, and the others go on. progress: wraps the iteration over the
+    A case that cannot be scored is noted in `faults`, and the others go on. branches: labels of the references'
+    branches, a file or a folder as these are; else the references are parsed. progress: wraps the iteration over the
     cases, such as `tqdm`.
 
     Raises
@@ -221,11 +229,14 @@ def evaluate_files(
     """
     convention_by_name(convention)
     evaluation, rows = Evaluation(convention), []
-    for case, paths in progress(list(match_cases(Path(prediction), Path(reference)).items())):
+    cases = match_cases(Path(prediction), Path(reference))
+    labels = match_cases(Path(prediction), Path(branches)) if branches else {}
+    for case, paths in progress(list(cases.items())):
         try:
             with ThreadPoolExecutor(2) as readers:  # decompression takes as long as scoring
                 volumes = list(readers.map(read_mask, paths, [None, None], [True, False]))
-            scores, groups = score_case(*volumes, convention, true_tree(paths[1]))
+            given = read_volume(labels[case][1]) if labels else None
+            scores, groups = score_case(*volumes, convention, true_tree(paths[1]), given)
         except InputError as error:
             evaluation.faults[case] = str(error)
             continue

@@ -120,6 +120,20 @@ def test_an_empty_prediction_scores_0_and_is_named(folders):
     assert evaluation.scores.set_index("case").loc["b", ["td", "bd", "dsc"]].tolist() == [0, 0, 0]
 
 
+def test_given_branches_are_taken_by_case(tmp_path, folders):
+    labels = tmp_path / "branches"
+    labels.mkdir()
+    halves = np.where(np.arange(40) < 20, 3, 8) * tube()
+    for case in ("a", "b"):
+        write_volume(Volume(halves.astype(np.uint8), spacing=(0.5, 0.5, 1.0)), labels / f"{case}.nii.gz")
+    evaluation = evaluate_files(*folders, "atm26", labels)
+    assert evaluation.scores["branches"].tolist() == [2, 2]
+    assert evaluation.scores["branches_detected"].tolist() == [1, 2]
+    (labels / "b.nii.gz").unlink()
+    with pytest.raises(InputError, match="lacks b"):
+        evaluate_files(*folders, "atm26", labels)
+
+
 def test_a_moved_grid_is_refused():
     one, other = Volume(tube()), Volume(tube(), origin=(0, 0, 5))
     with pytest.raises(InputError, match="are not on one grid"):

@@ -23,7 +23,7 @@ DATA = Path(__file__).parents[2] / "shared" / "data"
 POINTS = [f"{end}_{axis}" for end in ("start", "end") for axis in "xyz"]
 PARENTS = [0, 1, 1, 2, 2, 3, 3]
 RADII = np.array([4, 3.2, 3.2, 2.5, 2.5, 2.5, 2.5])
-LENGTHS = np.array([50, 40, 40, 32, 32, 32, 32])
+LENGTHS = np.array([50, 50, 50, 32, 32, 32, 32])
 ANGLES = [np.nan, 35, 45, 40, 40, 40, 40]
 
 
@@ -70,7 +70,7 @@ def thin_tree(arms, width=1):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_tree_of_tubes_is_measured_at_any_angle(seed):
-    # Not at every angle: thinning takes a tip wholly off in about one of 40, when its ends and sides are even.
+    # Not at every angle: of 40 at random, Lee's thinning took a whole tip off in one, as it does to even tubes.
     mask, start, end = three_generations(seed)
     branches = parse_tree(mask).branches
     assert len(branches) == 7
@@ -80,13 +80,13 @@ def test_a_tree_of_tubes_is_measured_at_any_angle(seed):
     assert found["strahler"].tolist() == [3, 2, 2, 1, 1, 1, 1]
     length, radius = found["length_mm"], found["radius_mm"]
     # Between two forks; where an end is free, thinning may take off up to twice the radius or leave the round cap.
-    assert length[1:3].to_numpy() == pytest.approx(LENGTHS[1:3], rel=0.06)
+    assert length[1:3].to_numpy() == pytest.approx(LENGTHS[1:3], rel=0.05)
     assert (length - LENGTHS > -2 * RADII).all() and (length - LENGTHS < RADII).all()
     assert radius.to_numpy() == pytest.approx(RADII, abs=0.35)
     assert (found["radius_min_mm"] <= radius).all() and (radius <= found["radius_max_mm"]).all()
     assert found["angle_deg"].to_numpy() == pytest.approx(ANGLES, abs=8, nan_ok=True)
     assert found["tortuosity"].between(1, 1.03).all()
-    assert np.linalg.norm(found[POINTS[:3]].to_numpy() - start, axis=1).max() < 5
+    assert np.linalg.norm(found[POINTS[:3]].to_numpy() - start, axis=1)[1:].max() < 2.5  # the forks
     assert len(parse_tree(mask, merge=False).branches) == 7  # nothing to merge
 
 
@@ -151,6 +151,23 @@ def test_a_branch_as_a_path_of_the_centreline():
         place = tree.centreline[["x", "y", "z"]].to_numpy()[path]
         assert row.length_mm == pytest.approx(polyline_length(place))
         assert [*place[0], *place[-1]] == list(row[4:10])
+
+
+def test_twigs_are_the_skeleton_cut_at_its_forks():
+    tree = parse_tree(three_generations(1)[0])
+    previous = tree.centreline["previous"].to_numpy()
+    steps = [(after, before) for twig in tree.twigs for before, after in zip(twig[:-1], twig[1:], strict=True)]
+    assert sorted(steps) == [(row, above) for row, above in enumerate(previous) if above >= 0]  # each step once
+    children = np.bincount(previous[previous >= 0], minlength=len(previous))
+    assert all((children[twig[1:-1]] == 1).all() for twig in tree.twigs)
+    assert all(previous[twig[0]] < 0 or children[twig[0]] > 1 for twig in tree.twigs)
+    assert all(children[twig[-1]] != 1 for twig in tree.twigs)
+
+
+def test_a_side_branch_does_not_raise_the_order():
+    branches = parse_tree(thin_tree((12, 14, 12, 12, 0, 0), width=3)).branches  # one arm forks, the other does not
+    assert branches["parent"].tolist() == [0, 1, 1, 3, 3]
+    assert branches["strahler"].tolist() == [2, 1, 2, 1, 1]  # two of one order raise it: at the arm, not above
 
 
 def test_a_tree_as_a_graph():
@@ -282,7 +299,7 @@ def test_whatever_the_mask_its_tree_is_rooted_and_acyclic(mask, merge):
     assert branches["voxels"].sum() == (tree.labels > 0).sum() >= np.bincount(ndimage.label(mask)[0][mask]).max()
     ways = networkx.DiGraph([(int(p), row) for row, p in enumerate(previous)])  # -1 is above the top
     assert networkx.is_arborescence(ways) and (previous == -1).sum() == 1
-    assert np.isfinite(branches.drop(columns="angle_deg")).all(axis=None) and (branches["tortuosity"] > 0.8).all()
+    assert np.isfinite(branches.drop(columns="angle_deg")).all(axis=None) and (branches["tortuosity"] > 1 - 1e-9).all()
     assert (branches["radius_mm"] > 0).all()
 
 
