@@ -124,6 +124,7 @@ def nearest_row(voxels: np.ndarray, points: np.ndarray, segment: np.ndarray) -> 
     near = tree.query(voxels, k=min(2, len(rows)), workers=-1)[1].reshape(len(voxels), -1)
     squared = ((voxels[:, None] - points[rows[near]]) ** 2).sum(2)
     tied = np.flatnonzero(squared[:, 0] == squared[:, -1])
+    near[tied, 0] = near[tied].min(1)
     count = 2
     while len(tied) and count < len(rows):
         count = min(4 * count, len(rows))

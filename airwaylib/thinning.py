@@ -55,9 +55,9 @@ REACH_LOW, REACH_HIGH = _reach()
 def thin(mask: np.ndarray) -> np.ndarray:
     """Centreline of a boolean mask (3-D, any order of axes), of its shape and boolean.
 
-    Every 26-connected component keeps at least one voxel. Where thinning itself leaves some of each, the result equals
-    that of `skimage.morphology.skeletonize`. The order of the axes matters a little: turned about, a mask may thin to
-    other voxels.
+    Every 26-connected component keeps at least one voxel; a twig of even width may still go. Where thinning itself
+    leaves some of each component, the result equals that of `skimage.morphology.skeletonize` (on more than one plane: a
+    single one is 2-D to it). The order of the axes matters a little: turned about, a mask may thin to other voxels.
 
     Examples
     --------

@@ -1,7 +1,8 @@
 """A mask's airway tree: its branches, parents, generations, lengths and radii.
 
 Branches are those of the public reference parser of ATM'22, see `segments`, whose numbers are reproduced exactly; the
-time grows with the airway's voxels. Lengths, radii, Strahler orders and angles are ours.
+time grows with the airway's voxels. Lengths, radii, Strahler orders and angles are ours. Thinning shortens free ends,
+by about half a radius, and may now and then eat a whole tip.
 """
 
 from dataclasses import dataclass
@@ -29,10 +30,10 @@ class AirwayTree:
     ----------
     branches : DataFrame
         One row a branch, parents before children: `branch` (1, 2, ...; the trachea is 1), `parent` (0: none),
-        `generation` (trachea 0), `start_x` .. `end_z` (mm; where the axis leaves the parent's, and its far end),
-        `length_mm` (along the axis, from the parent's axis on), `radius_mm`, `radius_min_mm`, `radius_max_mm` (mean,
-        least and largest along the axis), `voxels`, `strahler` (order; 1 at the tips), `angle_deg` (between the chords
-        of parent and branch; NaN for the trachea), `tortuosity` (length / chord).
+        `generation` (trachea 0), `start_x` .. `end_z` (mm; where the axis leaves the parent's, or a sibling's that
+        shares the fork, and its far end), `length_mm` (along the axis between these), `radius_mm`, `radius_min_mm`,
+        `radius_max_mm` (mean, least and largest along the axis), `voxels`, `strahler` (order; 1 at the tips),
+        `angle_deg` (between the chords of parent and branch; NaN for the trachea), `tortuosity` (length / chord).
     centreline : DataFrame
         One row a skeleton voxel: `branch`, `x`, `y`, `z` and `radius_mm` (mm), `previous` (row of the next voxel
         towards the trachea's top; -1 there), `distance_mm` (from the top, along the skeleton).
@@ -97,7 +98,7 @@ class AirwayTree:
     def length_mm(self) -> float:
         """Length of the whole skeleton: also of the short twigs that are no branches of their own."""
         place = self.centreline[list(AXES)].to_numpy()
-        return sum(polyline_length(place[twig]) for twig in self.twigs)
+        return sum((polyline_length(place[twig]) for twig in self.twigs), 0.0)
 
     def __repr__(self):
         generations = f"generations 0 to {self.branches['generation'].max()}"

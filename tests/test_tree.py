@@ -1,6 +1,6 @@
 """Trees with known answers: tubes at any angle, lines, rings and blobs; the official parser's numbers; real tubes."""
 
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import networkx
@@ -70,7 +70,7 @@ def thin_tree(arms, width=1):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_tree_of_tubes_is_measured_at_any_angle(seed):
-    # Not at every angle: of 40 at random, Lee's thinning took a whole tip off in one, as it does to even tubes.
+    # Not at every angle: in 120 such trees Lee's thinning took one tip off wholly, and a third of another.
     mask, start, end = three_generations(seed)
     branches = parse_tree(mask).branches
     assert len(branches) == 7
@@ -156,7 +156,7 @@ def test_a_branch_as_a_path_of_the_centreline():
 def test_twigs_are_the_skeleton_cut_at_its_forks():
     tree = parse_tree(three_generations(1)[0])
     previous = tree.centreline["previous"].to_numpy()
-    steps = [(after, before) for twig in tree.twigs for before, after in zip(twig[:-1], twig[1:], strict=True)]
+    steps = [(after, before) for twig in tree.twigs for before, after in pairwise(twig)]
     assert sorted(steps) == [(row, above) for row, above in enumerate(previous) if above >= 0]  # each step once
     children = np.bincount(previous[previous >= 0], minlength=len(previous))
     assert all((children[twig[1:-1]] == 1).all() for twig in tree.twigs)
@@ -386,4 +386,4 @@ def test_the_tree_of_a_chest_phantom():
     assert (share >= 0.8).mean() > 0.95
     assert tree.length_mm == pytest.approx(truth.table["length_mm"].sum(), rel=0.05)
     # The parser drops segments of under five voxels and merges what they parted.
-    assert len(tree.branches) < len(segments.branches) < len(truth.table)
+    assert 0.7 * len(truth.table) < len(tree.branches) < len(segments.branches) < len(truth.table)
