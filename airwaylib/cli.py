@@ -127,7 +127,6 @@ def evaluate(
     """Score airway masks against reference masks: tree length, branches, overlap; percent."""
     from tqdm import tqdm
 
-    from airwaylib import study
     from airwaylib.evaluation import evaluate_files
     from airwaylib.files import atomic_path, check_writable
 
@@ -139,6 +138,8 @@ def evaluate(
     evaluation = evaluate_files(prediction, reference, convention, branches, lambda cases: tqdm(cases, **bar))
     typer.echo(f"convention {convention}; percent\n{evaluation.as_text()}")
     if json:
+        from airwaylib import study
+
         study.write_json(json, evaluation.as_json())
     for path, text in ((csv, evaluation.as_csv), (latex, evaluation.as_latex)):
         if path:

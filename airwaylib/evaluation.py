@@ -16,7 +16,7 @@ import pandas as pd
 from airwaylib import statistics
 from airwaylib.errors import InputError
 from airwaylib.exact09 import COLUMNS
-from airwaylib.metrics import DETECTED, by_diameter, by_generation, evaluate, largest_component
+from airwaylib.metrics import DETECTED, by_diameter, by_generation, evaluate_branches
 from airwaylib.reference import convention_by_name, parse_reference, true_reference
 from airwaylib.volume import Volume, read_mask, read_volume
 
@@ -191,13 +191,12 @@ def score_case(
     for name, volume in (("prediction", prediction), ("branches", branches)):
         if volume is not None and not volume.same_grid(reference):
             raise InputError(f"{name} {volume!r} and reference {reference!r} are not on one grid")
-    mask, spacing, rules = prediction.array, reference.spacing, convention_by_name(convention)
-    scores = evaluate(mask, reference.array, spacing, convention, branches.array if branches else None)
-    part = largest_component(mask, rules.component) if rules.component else mask
-    if truth is None:
+    spacing, given = reference.spacing, branches.array if branches else None
+    scores, scored, part = evaluate_branches(prediction.array, reference.array, spacing, convention, given)
+    if given is not None:
         scored = parse_reference(reference.array, spacing, convention).score(part)
-    else:
-        scored = true_reference(truth, mask.shape, spacing).score(part)
+    if truth is not None:
+        scored = true_reference(truth, part.shape, spacing).score(part)
         scores["td_truth"] = 100 * float(np.average(scored["share"], weights=scored["points"]))
         scores["bd_truth"] = 100 * float((scored["share"] >= DETECTED).mean())
     return scores, {"by_generation": by_generation(scored), "by_diameter": by_diameter(scored)}
@@ -233,16 +232,19 @@ def evaluate_files(
     labels = match_cases(Path(prediction), Path(branches)) if branches else {}
     for case, paths in progress(list(cases.items())):
         try:
-            with ThreadPoolExecutor(2) as readers:  # decompression takes as long as scoring
-                volumes = list(readers.map(read_mask, paths, [None, None], [True, False]))
+            with ThreadPoolExecutor(1) as reader:
+                reading = reader.submit(read_mask, paths[0], may_be_empty=True)
+                label = read_mask(paths[1])
+                parse_reference(label.array, label.spacing, convention)  # is kept; meanwhile the prediction is read
+                mask = reading.result()
             given = read_volume(labels[case][1]) if labels else None
-            scores, groups = score_case(*volumes, convention, true_tree(paths[1]), given)
+            scores, groups = score_case(mask, label, convention, true_tree(paths[1]), given)
         except InputError as error:
             evaluation.faults[case] = str(error)
             continue
         rows.append({"case": case, **scores})
         evaluation.groups[case] = groups
-        if not volumes[0].array.any():
+        if not mask.array.any():
             evaluation.empty.append(case)
     if not rows:
         raise InputError("; ".join(evaluation.faults.values()))

@@ -6,6 +6,7 @@ the share of reference branches with at least 80 % of theirs inside. The trachea
 
 import itertools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import cc3d
 import numpy as np
@@ -14,8 +15,8 @@ import pandas as pd
 from airwaylib.errors import InputError
 from airwaylib.exact09 import exact09_columns
 from airwaylib.reference import Spacing, convention_by_name, parse_reference
-from airwaylib.segments import coordinates, cut_out, label_points, skeleton_pairs
-from airwaylib.thinning import thin
+from airwaylib.segments import cut_out, label_points, skeleton_pairs
+from airwaylib.thinning import coordinates, thin_voxels
 
 DETECTED = 0.8  # share of a branch's skeleton voxels that must be inside the prediction
 DIAMETERS = (0, 2, 4, 6, 8, 20)  # mm; the bins of Zheng et al. 2021, figure 9
@@ -62,6 +63,25 @@ def evaluate(
     >>> scores["precision"], scores["tpr"], round(scores["dsc"], 1)
     (100.0, 50.0, 66.7)
     """
+    return evaluate_branches(prediction, reference, spacing, convention, branches).scores
+
+
+class Scores(NamedTuple):
+    """Scores of a mask, how much of each branch it holds (`Reference.score`), and its part that TD and BD take."""
+
+    scores: dict[str, float]
+    branches: pd.DataFrame
+    part: np.ndarray
+
+
+def evaluate_branches(
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    spacing: Spacing = (1.0, 1.0, 1.0),
+    convention: str = "paper",
+    branches: np.ndarray | None = None,
+) -> Scores:
+    """Score a mask as `evaluate` does, branch by branch, too."""
     rules = convention_by_name(convention)
     check_masks(prediction=prediction, reference=reference)
     parsed = parse_reference(reference, spacing, convention)
@@ -82,7 +102,9 @@ def evaluate(
         "length_mm": float(scored["length_mm"].sum()),
         "length_detected_mm": float((scored["length_mm"] * scored["share"]).sum()),
     }
-    return scores | (exact09_columns(whole, reference, spacing, parsed) if convention == "exact09" else {})
+    if convention == "exact09":
+        scores |= exact09_columns(whole, reference, spacing, parsed)
+    return Scores(scores, scored, part)
 
 
 def check_masks(**masks: np.ndarray) -> None:
@@ -128,7 +150,7 @@ def shape_scores(prediction: np.ndarray, reference: np.ndarray, skeleton: np.nda
     if not prediction.any():
         return {"cldice": 0.0, "betti0_error": 1}
     box, _, low = cut_out(prediction)
-    own = (coordinates(thin(box)) + low)[:, ::-1]
+    own = (thin_voxels(coordinates(box)) + low)[:, ::-1]
     components = label_points(len(own), skeleton_pairs(own)).max() + 1  # thinning keeps the number of components
     right, found = reference[tuple(own.T)].mean(), prediction[tuple(skeleton.T)].mean()
     cldice = 200 * right * found / (right + found) if right + found else 0.0

@@ -21,9 +21,9 @@ import numpy as np
 import pandas as pd
 
 from airwaylib.errors import InputError
-from airwaylib.segments import coordinates, cut_out
-from airwaylib.thinning import thin
-from airwaylib.tree import AirwayTree, parse_tree
+from airwaylib.segments import cut_out
+from airwaylib.thinning import thin_voxels
+from airwaylib.tree import AirwayTree, parse_cut
 
 Spacing = tuple[float, float, float]  # x, y, z in mm
 
@@ -112,20 +112,20 @@ def parse_reference(mask: np.ndarray, spacing: Spacing = (1.0, 1.0, 1.0), conven
     """
     rules = convention_by_name(convention)
     try:
-        box, voxels, low = cut_out(mask)
+        cut = cut_out(mask, margin=1)
     except InputError:
         raise InputError("the reference mask is empty: there is no airway to score against") from None
-    digest = hashlib.blake2b(np.packbits(box)).digest()
-    key = (digest, box.shape, low.tobytes(), mask.shape, tuple(spacing), rules.given_skeleton, rules.merge)
+    digest = hashlib.blake2b(np.packbits(cut.box)).digest()
+    key = (digest, cut.box.shape, cut.low.tobytes(), mask.shape, tuple(spacing), rules.given_skeleton, rules.merge)
     if key not in _parses:
-        tree = parse_tree(mask, spacing, merge=rules.merge)
+        tree = parse_cut(cut, mask.shape, spacing, merge=rules.merge)
         table = tree.branches[["branch", "generation", "length_mm"]].copy()
         table.insert(2, "diameter_mm", 2 * tree.branches["radius_mm"])
         index, branch = tree.index, tree.centreline["branch"].to_numpy()
-        if rules.given_skeleton and len(voxels) != len(tree.airway_index):  # else they are one and the same mask
-            index = (coordinates(thin(box)) + low)[:, ::-1]
+        if rules.given_skeleton and len(cut.voxels) != len(tree.airway_index):  # else they are one and the same mask
+            index = (thin_voxels(cut.voxels[np.lexsort(cut.voxels.T[::-1])]) + cut.low)[:, ::-1]
             branch = tree.branch_at(index)
-        _parses[key] = Reference(index, branch, table, (voxels + low)[:, ::-1], tree)
+        _parses[key] = Reference(index, branch, table, (cut.voxels + cut.low)[:, ::-1], tree)
     _parses.move_to_end(key)
     while len(_parses) > PARSES_KEPT:
         _parses.popitem(last=False)

@@ -6,6 +6,8 @@ trachea; generations by breadth-first search over touching segments; merging. Th
 airway's voxels, in the order x, y, z of that parser, on which thinning and ties depend.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from scipy import ndimage
 from scipy.sparse import csr_array
@@ -13,18 +15,27 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from airwaylib.errors import InputError
-from airwaylib.thinning import NEIGHBOURS
+from airwaylib.thinning import NEIGHBOURS, coordinates
 
 LEAST_SEGMENT = 5  # voxels: a shorter segment is dropped
 MOST_NEIGHBOURS = 2  # of a skeleton voxel within a segment
 Contacts = dict[tuple[int, int], int]  # faces between two segments a < b
 
 
-def cut_out(mask: np.ndarray, margin: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The box of a mask's (z, y, x) True voxels, `margin` wider on all sides, in the order x, y, z.
+class Cut(NamedTuple):
+    """The box of a mask's voxels, in the order x, y, z.
 
-    Returns the box, boolean; the voxels in it (N, 3; x, y, z; in raster order of z, y, x); and the corner's index in
-    the mask (x, y, z).
+    `box`: the mask in it, boolean; `voxels` (N, 3): x, y, z in the box, in raster order of z, y, x; `low`: the corner's
+    index in the mask (x, y, z).
+    """
+
+    box: np.ndarray
+    voxels: np.ndarray
+    low: np.ndarray
+
+
+def cut_out(mask: np.ndarray, margin: int = 0) -> Cut:
+    """The box of a mask's (z, y, x) True voxels, `margin` wider on all sides.
 
     Raises
     ------
@@ -41,17 +52,16 @@ def cut_out(mask: np.ndarray, margin: int = 0) -> tuple[np.ndarray, np.ndarray, 
     voxels = coordinates(cut)[:, ::-1] + margin
     box = np.zeros(np.add(cut.shape[::-1], 2 * margin), bool)
     box[tuple(voxels.T)] = True
-    return box, voxels, np.array([columns[0], rows[0], planes[0]]) - margin
+    return Cut(box, voxels, np.array([columns[0], rows[0], planes[0]]) - margin)
 
 
-def largest_component(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Largest 6-connected component, holes filled, in a box (x, y, z) one voxel wider, and its corner's index."""
-    box, voxels, low = cut_out(mask, margin=1)
+def keep_largest_component(cut: Cut) -> None:
+    """Leave the largest 6-connected component in a mask's box (with a margin of 1), with its holes filled; in place."""
+    box, voxels, _ = cut
     flat = np.ravel_multi_index(tuple(voxels.T[::-1]), box.shape[::-1])  # ascends, as the voxels do
     component = label_points(len(flat), face_pairs(flat, box.shape[::-1]))
     box[tuple(voxels[component != np.bincount(component).argmax()].T)] = False
     fill_holes(box)
-    return box, low
 
 
 def face_pairs(flat: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -97,11 +107,6 @@ def fill_holes(box: np.ndarray) -> None:
         box[around] = ndimage.binary_fill_holes(box[around])
 
 
-def coordinates(mask: np.ndarray) -> np.ndarray:
-    """Indices (N, 3) of the True voxels of a 3-D mask in raster order; several times as fast as `np.argwhere`."""
-    return np.stack(np.unravel_index(np.flatnonzero(mask), mask.shape), 1)
-
-
 def label_segments(points: np.ndarray) -> np.ndarray:
     """Segment (0, 1, ...) of each skeleton voxel (N, 3), in raster order of their first voxels; -1 if dropped."""
     pairs = skeleton_pairs(points)
@@ -117,21 +122,19 @@ def label_segments(points: np.ndarray) -> np.ndarray:
 
 def nearest_row(voxels: np.ndarray, points: np.ndarray, segment: np.ndarray) -> np.ndarray:
     """Row of the segments' nearest skeleton voxel for each voxel (N, 3), in voxels; of equals the first by z, y, x."""
-    # Strategy: with the skeleton in that order, the least row wins. Equals matter only between segments.
+    # Strategy: with the skeleton in that order, the least row wins. Distances are roots of whole numbers, so that equal
+    # ones are equal to the last bit.
     rows = np.flatnonzero(segment >= 0)
     rows = rows[np.lexsort(points[rows].T)]
-    tree = cKDTree(points[rows])
-    near = tree.query(voxels, k=min(2, len(rows)), workers=-1)[1].reshape(len(voxels), -1)
-    squared = ((voxels[:, None] - points[rows[near]]) ** 2).sum(2)
-    tied = np.flatnonzero(squared[:, 0] == squared[:, -1])
+    tree, count = cKDTree(points[rows]), min(2, len(rows))
+    distance, near = tree.query(voxels, k=range(1, count + 1), workers=-1)
+    tied = np.flatnonzero(distance[:, 0] == distance[:, -1])
     near[tied, 0] = near[tied].min(1)
-    count = 2
     while len(tied) and count < len(rows):
         count = min(4 * count, len(rows))
-        more = tree.query(voxels[tied], k=count, workers=-1)[1]
-        squared = ((voxels[tied, None] - points[rows[more]]) ** 2).sum(2)
-        near[tied, 0] = np.where(squared == squared[:, :1], more, len(rows)).min(1)
-        tied = tied[squared[:, 0] == squared[:, -1]]
+        distance, more = tree.query(voxels[tied], k=count, workers=-1)
+        near[tied, 0] = np.where(distance == distance[:, :1], more, len(rows)).min(1)
+        tied = tied[distance[:, 0] == distance[:, -1]]
     return rows[near[:, 0]]
 
 

@@ -19,11 +19,11 @@ def bootstrap_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, 
     >>> 90 <= low < 92 < high <= 94
     True
     """
-    from scipy.stats import bootstrap
-
     values = np.asarray(values, float)
     if len(values) < 2:
         return np.nan, np.nan
+    from scipy.stats import bootstrap  # only now: it takes most of a second to import
+
     found = bootstrap(
         (values,), np.mean, n_resamples=RESAMPLES, confidence_level=level, method="percentile", rng=SEED
     ).confidence_interval

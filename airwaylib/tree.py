@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 
 from airwaylib import segments
 from airwaylib.errors import InputError
-from airwaylib.thinning import thin
+from airwaylib.thinning import coordinates, thin_voxels
 
 SMOOTHED = 5  # voxels over which a centreline's staircase is averaged before it is measured
 AXES = ("x", "y", "z")
@@ -140,10 +140,23 @@ def parse_tree(
         raise InputError(f"mask of shape {np.shape(mask)}: three axes (z, y, x) are needed")
     if len(spacing) != 3 or not np.isfinite(spacing).all() or min(spacing) <= 0:
         raise InputError(f"spacing {tuple(spacing)} mm: it must be above 0 along x, y and z")
+    return parse_cut(segments.cut_out(np.asarray(mask), margin=1), np.shape(mask), spacing, origin, direction, merge)
+
+
+def parse_cut(
+    cut: segments.Cut,
+    shape: tuple[int, int, int],
+    spacing: tuple[float, float, float],
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0),
+    merge: bool = True,
+) -> AirwayTree:
+    """Parse a mask of `shape` (z, y, x) from its box with a margin of 1, which is changed; else as `parse_tree`."""
     # The reference parser works on arrays in the order x, y, z; thinning and ties depend on it. Points are so, too.
-    airway, low = segments.largest_component(np.asarray(mask))
-    skeleton = thin(airway)
-    voxels, points = segments.coordinates(airway), segments.coordinates(skeleton)
+    segments.keep_largest_component(cut)
+    airway, low = cut.box, cut.low
+    voxels = coordinates(airway)
+    points = thin_voxels(voxels)
     segment = segments.label_segments(points)
     label = segment[segments.nearest_row(voxels, points, segment)]
     contacts = segments.count_contacts(airway.shape, voxels, label)
@@ -164,7 +177,7 @@ def parse_tree(
     branches = _branches(centreline, parents, [generation[old] for old in order])
     branches.insert(13, "voxels", np.bincount(whose, minlength=len(order) + 1)[1:])
     zyx = (points + low)[:, ::-1], (voxels + low)[:, ::-1]
-    return AirwayTree(branches, centreline, zyx[0], np.shape(mask), zyx[1], whose)
+    return AirwayTree(branches, centreline, zyx[0], shape, zyx[1], whose)
 
 
 # ------------------------------------------------------------------------------------------------------------- geometry

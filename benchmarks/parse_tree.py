@@ -26,14 +26,16 @@ from skimage.morphology import skeletonize
 from airwaylib import segments
 from airwaylib.metrics import evaluate
 from airwaylib.reference import _parses
-from airwaylib.thinning import thin
+from airwaylib.thinning import coordinates, thin_voxels
 from airwaylib.tree import parse_tree
 from airwaylib.volume import read_mask, write_volume
 
 
 def sparse_segments(mask: np.ndarray) -> np.ndarray:
-    airway, _ = segments.largest_component(mask)
-    points, voxels = segments.coordinates(thin(airway)), segments.coordinates(airway)
+    cut = segments.cut_out(mask, margin=1)
+    segments.keep_largest_component(cut)
+    voxels = coordinates(cut.box)
+    points = thin_voxels(voxels)
     label = segments.label_segments(points)
     return label[segments.nearest_row(voxels, points, label)]
 
@@ -80,7 +82,7 @@ def report(path: Path, prediction: Path, rounds: int) -> None:
     mask = volume.array
     print(f"{mask.shape} voxels (z, y, x), {np.count_nonzero(mask)} of airway, {parse_tree(mask, volume.spacing)!r}")
     cut = np.pad(
-        segments.cut_out(mask)[0].transpose(2, 1, 0), 1
+        segments.cut_out(mask).box.transpose(2, 1, 0), 1
     )  # the dense way, too, may look at the airways' box only
     ours, dense = least(sparse_segments, cut, rounds=rounds), least(dense_segments, cut, rounds=1)
     same = np.array_equal(sparse_segments(cut), dense_segments(cut))

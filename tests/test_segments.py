@@ -9,20 +9,20 @@ from scipy import ndimage
 
 from airwaylib.errors import InputError
 from airwaylib.segments import (
-    coordinates,
     count_contacts,
     cut_out,
     face_pairs,
     fill_holes,
+    keep_largest_component,
     label_points,
     label_segments,
-    largest_component,
     merge_segments,
     nearest_row,
     root_branches,
     skeleton_pairs,
     walk_generations,
 )
+from airwaylib.thinning import coordinates
 
 masks = arrays(bool, st.tuples(*[st.integers(1, 6)] * 3))
 unhurried = settings(max_examples=60, deadline=None)
@@ -117,7 +117,8 @@ def test_the_largest_component_with_its_holes_filled():
     mask[2:7, 5:10, 3:8] = True
     mask[4, 7, 5] = False
     mask[7, 10, 8:28] = True  # touches by a corner: another component
-    box, corner = largest_component(mask)
+    box, _, corner = cut = cut_out(mask, margin=1)
+    keep_largest_component(cut)
     assert corner.tolist() == [2, 4, 1]  # of all the mask, one voxel lower
     assert box.shape == (25 + 2, 6 + 2, 6 + 2)
     assert (np.argwhere(box) + corner).min(0).tolist() == [3, 5, 2]
