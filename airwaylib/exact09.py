@@ -46,7 +46,7 @@ def exact09_columns(
     }
     if not prediction.any():
         return columns
-    box, voxels, low = cut_out(prediction)
+    box, voxels, low = cut_out(prediction, margin=1)  # without it, cc3d fails on single rows (26-connected)
     index = (voxels + low)[:, ::-1]
     wrong = ~reference[tuple(index.T)]
     generation = np.concatenate([[-1], tree.branches["generation"]])

@@ -121,7 +121,7 @@ def largest_component(mask: np.ndarray, connectivity: int = 6) -> np.ndarray:
     """The largest component of a boolean mask (D, H, W), 6- or 26-connected; an empty mask stays empty."""
     if not mask.any():
         return mask
-    box, voxels, low = cut_out(mask)
+    box, voxels, low = cut_out(mask, margin=1)  # without it, cc3d fails on single rows (26-connected)
     found = cc3d.connected_components(box, connectivity=connectivity, binary_image=True)[tuple(voxels.T)]
     voxels = voxels[found == np.bincount(found).argmax()] + low
     largest = np.zeros_like(mask)

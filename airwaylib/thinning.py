@@ -181,7 +181,7 @@ def _in_turn(rows: np.ndarray, around: np.ndarray, table: np.ndarray) -> tuple[n
 
 def _mended(voxels: np.ndarray, skeleton: np.ndarray) -> np.ndarray:
     """The skeleton (M, 3) with a centreline for each 26-connected component of `voxels` (N, 3) that it lacks."""
-    mask, kept = (np.zeros(voxels.max(0) + 1, bool) for _ in range(2))
+    mask, kept = (np.zeros(voxels.max(0) + 2, bool) for _ in range(2))  # cc3d fails on single rows (26-connected)
     mask[tuple(voxels.T)], kept[tuple(skeleton.T)] = True, True
     components, number = cc3d.connected_components(mask, connectivity=26, return_N=True, binary_image=True)
     present = np.zeros(number + 1, bool)

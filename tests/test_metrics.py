@@ -166,6 +166,13 @@ def test_pieces_that_touch_diagonally_are_separate(step):
     assert np.array_equal(largest_component(piece | other), piece)
 
 
+def test_pieces_in_a_single_row_are_told_apart():
+    row = np.zeros((1, 1, 7), bool)
+    row[..., [0, 1, 3]] = True
+    for connectivity in (6, 26):
+        assert np.argwhere(largest_component(row, connectivity))[:, 2].tolist() == [0, 1]
+
+
 def test_a_face_joins_pieces():
     mask = line(0, 8)
     mask[4, 5, 7:12] = True
