@@ -285,6 +285,8 @@ def test_readme_shows_the_committed_results():
         rows = list(csv.DictReader(file))
     assert [row["run"] for row in rows] == ["final_dice", "both_general_union"]
     for row in rows:
-        scores = [f"{float(row[f'{m}_mean']):.1f} ± {float(row[f'{m}_sd']):.1f}" for m in ("td", "bd", "precision", "dsc")]
+        scores = [
+            f"{float(row[f'{m}_mean']):.1f} ± {float(row[f'{m}_sd']):.1f}" for m in ("td", "bd", "precision", "dsc")
+        ]
         (line,) = [line for line in readme.splitlines() if line.startswith(f"| `{row['run']}`")]
         assert [cell.strip() for cell in line.strip("|").split("|")[1:]] == scores
