@@ -81,9 +81,17 @@ def test_04_figures(home):
     run = pd.read_csv(results / "runs/final_dice/scores.csv")
     assert by_case.query("run == 'final_dice'")["td"].tolist() == run["td"].tolist()
     assert table.loc[0, "td_mean"] == pytest.approx(run["td"].mean(), abs=0.01)
-    assert (results / "figures/predictions.png").stat().st_size > 10_000
-    assert (results / "figures/predictions.svg").exists()
-    assert pictures(executed) == 1
+    comparison = pd.read_csv(results / "tables/comparison.csv").set_index("metric")
+    union = pd.read_csv(results / "runs/both_general_union/scores.csv")
+    assert comparison.loc["td", "difference"] == pytest.approx(union["td"].mean() - run["td"].mean(), abs=0.01)
+    by_diameter = pd.read_csv(results / "tables/scores_by_diameter.csv")
+    tree = pd.read_csv(home / "data/phantoms/raw/mini_0001/tree.csv")
+    assert by_diameter.groupby("run")["branches"].sum().tolist() == [len(tree)] * 2  # the phantom's own branches
+    for name in ("predictions", "scores_by_diameter", "tree"):
+        assert (results / f"figures/{name}.png").stat().st_size > 10_000
+        assert (results / f"figures/{name}.svg").exists()
+    assert "plotly" in (results / "figures/tree.html").read_text()
+    assert pictures(executed) == 3
 
 
 def test_06_segment_ct(home):
