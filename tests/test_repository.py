@@ -4,6 +4,7 @@ import ast
 import csv
 import io
 import re
+import shutil
 import subprocess
 import sys
 import tokenize
@@ -268,6 +269,22 @@ def test_no_scans_no_pickles_nothing_large():
     assert "pyproject.toml" in names
     assert [name for name in names if re.search(FORBIDDEN, name, re.IGNORECASE)] == []
     assert [name for name in names if (ROOT / name).is_file() and (ROOT / name).stat().st_size > MOST_BYTES] == []
+
+
+def test_make_study_has_everything_to_do_in_a_fresh_clone(tmp_path):
+    """The reference run's tables and figures are committed: they must not pass for results of this clone."""
+    tracked()
+    subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", ROOT, tmp_path / "clone"], check=True)
+    shutil.copy(ROOT / "Snakefile", tmp_path / "clone")  # as it stands here, committed or not
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "1"]
+    done = subprocess.run(command, cwd=tmp_path / "clone", capture_output=True, text=True, check=True)
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout, re.MULTILINE))
+    assert {name: jobs.get(name) for name in ("phantoms", "prepare", "train", "figures")} == {
+        "phantoms": "1",
+        "prepare": "1",
+        "train": "2",
+        "figures": "1",
+    }
 
 
 def test_what_runs_leave_behind_is_ignored():
