@@ -118,8 +118,10 @@ def evaluate(
         str, typer.Option(help="Whose rules: paper, atm22, atm26, aiib23 or exact09. They move the scores by points.")
     ] = "paper",
     branches: Annotated[
-        Path | None, typer.Option(help="Given labels of the reference's branches (atm26), named alike; else parsed.")
+        Path | None,
+        typer.Option(help="Given labels of the references' branches (atm26 only), named alike; else parsed."),
     ] = None,
+    subset: Annotated[bool, typer.Option("--subset", help="References may hold more cases than predictions.")] = False,
     json: Annotated[Path | None, typer.Option(help="Write all scores here, by generation and diameter, too.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write a row of scores a case here.")] = None,
     latex: Annotated[Path | None, typer.Option(help="Write EXACT'09's table here (convention exact09).")] = None,
@@ -130,12 +132,15 @@ def evaluate(
     from airwaylib.evaluation import evaluate_files
     from airwaylib.files import atomic_path, check_writable
 
-    for path in filter(None, (json, csv, latex)):
-        check_writable(path)
+    outputs = [path for path in (json, csv, latex) if path]
     if latex and convention != "exact09":
         raise InputError(f"--latex writes EXACT'09's table: add --convention exact09 (now {convention})")
+    if len({path.absolute() for path in outputs}) < len(outputs):
+        raise InputError(f"{outputs[0]}: several outputs have this name; give each its own")
+    for path in outputs:
+        check_writable(path)
     bar = {"unit": "case", "disable": None, "leave": False}
-    evaluation = evaluate_files(prediction, reference, convention, branches, lambda cases: tqdm(cases, **bar))
+    evaluation = evaluate_files(prediction, reference, convention, branches, subset, lambda cases: tqdm(cases, **bar))
     typer.echo(f"convention {convention}; percent\n{evaluation.as_text()}")
     if json:
         from airwaylib import study
@@ -145,6 +150,8 @@ def evaluate(
         if path:
             with atomic_path(path) as temporary:
                 temporary.write_text(text())
+    if evaluation.unmatched:
+        typer.echo(f"references without a prediction: {', '.join(evaluation.unmatched)}", err=True)
     for case in evaluation.empty:
         typer.echo(f"{case}: the prediction is empty: it scores 0", err=True)
     if evaluation.faults:
@@ -167,10 +174,12 @@ def tree(
     from airwaylib.volume import read_mask
 
     check_tree_suffix(out)
-    for path in filter(None, (out, picture)):
-        check_writable(path)
     if picture and picture.suffix not in (".png", ".svg", ".html"):
         raise InputError(f"{picture}: suffix {picture.suffix!r} is unknown: choose .png, .svg or .html")
+    for path in filter(None, (out, picture)):
+        check_writable(path)
+    if mask.is_dir():
+        raise InputError(f"{mask}: is a folder; give one mask file")
     volume = read_mask(mask)
     parsed = parse_tree(volume.array, volume.spacing, volume.origin, volume.direction, merge)
     write_tree(parsed, out)
@@ -178,6 +187,7 @@ def tree(
         from airwaylib.figures import draw_tree_file
 
         draw_tree_file(parsed, picture, mask.name)
+        typer.echo(picture)
     typer.echo(f"{out}: {parsed!r}")
 
 

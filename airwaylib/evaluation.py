@@ -21,6 +21,8 @@ from airwaylib.reference import convention_by_name, parse_reference, true_refere
 from airwaylib.volume import Volume, read_mask, read_volume
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+TRUTH_COLUMNS = {"branch", "generation", "radius_start", "radius_end"}
+TRUTH_COLUMNS |= {f"{end}_{axis}" for end in ("start", "end") for axis in "xyz"}
 SHOWN = {"td": "TD", "bd": "BD", "dsc": "DSC", "precision": "precision", "tpr": "TPR", "cldice": "clDice"}
 
 
@@ -29,7 +31,8 @@ class Evaluation:
     """Scores of several cases under one convention.
 
     `scores`: one row a case, as `metrics.evaluate` gives them; `groups`: per case the tables "by_generation" and
-    "by_diameter"; `empty`: cases whose prediction is empty; `faults`: case -> why it could not be scored.
+    "by_diameter"; `empty`: cases whose prediction is empty; `faults`: case -> why it could not be scored; `unmatched`:
+    references without a prediction, where these are allowed.
     """
 
     convention: str
@@ -37,6 +40,7 @@ class Evaluation:
     groups: dict[str, dict[str, pd.DataFrame]] = field(default_factory=dict)
     empty: list[str] = field(default_factory=list)
     faults: dict[str, str] = field(default_factory=dict)
+    unmatched: list[str] = field(default_factory=list)
 
     def summary(self) -> pd.DataFrame:
         """Over the cases, one row a metric: mean, sd, median, low and high (bootstrap 95 % interval of the mean)."""
@@ -62,17 +66,22 @@ class Evaluation:
         return table.to_string(index=False)
 
     def as_json(self) -> dict[str, Any]:
-        """{"convention", "cases": [{"case", metrics, "by_generation", "by_diameter"}], "summary": {metric: {...}}}."""
+        """Everything as plain numbers, None for NaN.
+
+        {"convention", "cases": [{"case", metrics, "by_generation", "by_diameter"}], "summary": {metric: {mean, ...}},
+        "empty": [case], "left_out": {case: why}}.
+        """
         cases = [
             row | {name: table.to_dict("records") for name, table in self.groups[row["case"]].items()}
             for row in self.scores.to_dict("records")
         ]
         summary = self.summary().to_dict("index")
-        return _without_nan({"convention": self.convention, "cases": cases, "summary": summary})
+        more = {"empty": self.empty, "left_out": self.faults}
+        return _without_nan({"convention": self.convention, "cases": cases, "summary": summary, **more})
 
     def as_csv(self) -> str:
-        """A row a case, to four decimals."""
-        return self.scores.to_csv(index=False, float_format="%.4f")
+        """A row a case, to four decimals, the convention last."""
+        return self.scores.assign(convention=self.convention).to_csv(index=False, float_format="%.4f")
 
     def as_latex(self) -> str:
         """EXACT'09's table: a row a case, then mean, standard deviation and quartiles.
@@ -93,9 +102,15 @@ class Evaluation:
         lines = [r"\begin{tabular}{l" + "r" * len(COLUMNS) + "}", r"\hline", head + r" \\", r"\hline"]
         for number, (name, values) in enumerate(rows.items()):
             lines += [r"\hline"] if number == len(self.scores) else []
-            cells = " & ".join(f"{value:.1f}" for value in values)
-            lines.append(f"{str(name).replace('_', chr(92) + '_')} & {cells}" + r" \\")
+            cells = " & ".join(f"{value:.0f}" if value == int(value) else f"{value:.1f}" for value in values)
+            lines.append(f"{_latex(name)} & {cells}" + r" \\")
         return "\n".join([*lines, r"\hline", r"\end{tabular}", ""])
+
+
+def _latex(text: str) -> str:
+    """The text with LaTeX's special characters escaped."""
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(special.get(c, f"\\{c}" if c in "_&%#${}" else c) for c in text)
 
 
 def _without_nan(value: Any) -> Any:
@@ -114,8 +129,8 @@ def _without_nan(value: Any) -> Any:
 
 def case_name(path: Path) -> str:
     """Name of a case from its file or folder: without the image's suffix and a final _airway."""
-    suffix = next((s for s in SUFFIXES if path.name.endswith(s)), "")
-    return path.name.removesuffix(suffix).removesuffix("_airway")
+    suffix = next((s for s in SUFFIXES if path.name.lower().endswith(s)), "")
+    return path.name[: len(path.name) - len(suffix)].removesuffix("_airway")
 
 
 def find_cases(folder: Path) -> dict[str, Path]:
@@ -126,8 +141,8 @@ def find_cases(folder: Path) -> dict[str, Path]:
     InputError
         There is none, or two of one case.
     """
-    found = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name.endswith(SUFFIXES)]
-    found += [path for path in sorted(folder.glob("*/airway.*")) if path.name.endswith(SUFFIXES)]
+    found = [path for path in sorted(folder.iterdir()) if path.is_file()] + sorted(folder.glob("*/airway.*"))
+    found = [path for path in found if path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")]
     if not found:
         raise InputError(f"{folder}: no masks in it; CASE.nii.gz or CASE/airway.nii.gz are needed")
     cases: dict[str, Path] = {}
@@ -139,8 +154,8 @@ def find_cases(folder: Path) -> dict[str, Path]:
     return cases
 
 
-def match_cases(prediction: Path, reference: Path) -> dict[str, tuple[Path, Path]]:
-    """Pair two files, or the files of two folders by case.
+def match_cases(prediction: Path, reference: Path, subset: bool = False) -> dict[str, tuple[Path, Path]]:
+    """Pair two files, or the files of two folders by case; with `subset`, the references may hold more cases.
 
     Raises
     ------
@@ -152,13 +167,13 @@ def match_cases(prediction: Path, reference: Path) -> dict[str, tuple[Path, Path
             raise InputError(f"{path}: no such file or folder")
     if prediction.is_dir() != reference.is_dir():
         raise InputError(f"{prediction} and {reference}: give two mask files, or two folders of them")
-    if prediction.is_file():
+    if not prediction.is_dir():
         return {case_name(prediction): (prediction, reference)}
     predictions, references = find_cases(prediction), find_cases(reference)
     faults = [
         f"{folder} lacks {', '.join(sorted(lacking))}"
         for folder, lacking in (
-            (prediction, references.keys() - predictions.keys()),
+            (prediction, set() if subset else references.keys() - predictions.keys()),
             (reference, predictions.keys() - references.keys()),
         )
         if lacking
@@ -186,7 +201,7 @@ def score_case(
     Raises
     ------
     InputError
-        The two are not on one grid, or the reference is empty.
+        They are not on one grid, the reference is empty, or the given branches do not fit (`Reference.with_branches`).
     """
     for name, volume in (("prediction", prediction), ("branches", branches)):
         if volume is not None and not volume.same_grid(reference):
@@ -203,9 +218,15 @@ def score_case(
 
 
 def true_tree(reference: str | Path) -> pd.DataFrame | None:
-    """The tree.csv beside a phantom's mask, if there is one."""
+    """The tree.csv beside a phantom's mask, if there is one with a phantom's columns."""
     path = Path(reference).parent / "tree.csv"
-    return pd.read_csv(path) if path.is_file() and Path(reference).name.startswith("airway.") else None
+    if not path.is_file() or not Path(reference).name.startswith("airway."):
+        return None
+    try:
+        tree = pd.read_csv(path)
+    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
+        raise InputError(f"{path}: not a readable table ({error}); a phantom's tree is expected there") from error
+    return tree if TRUTH_COLUMNS.issubset(tree.columns) else None  # what `airwaylib tree` writes lacks radius_start
 
 
 def evaluate_files(
@@ -213,23 +234,27 @@ def evaluate_files(
     reference: str | Path,
     convention: str = "paper",
     branches: str | Path | None = None,
+    subset: bool = False,
     progress: Callable[[Any], Any] = iter,
 ) -> Evaluation:
     """Score mask files (or folders of them, matched by case) against reference files.
 
     A case that cannot be scored is noted in `faults`, and the others go on. branches: labels of the references'
-    branches, a file or a folder as these are; else the references are parsed. progress: wraps the iteration over the
-    cases, such as `tqdm`.
+    branches, a file or a folder as these are (convention atm26); else the references are parsed. subset: references may
+    hold more cases than predictions. progress: wraps the iteration over the cases, such as `tqdm`.
 
     Raises
     ------
     InputError
         Cases that do not match, an unknown convention, or no case that can be scored.
     """
-    convention_by_name(convention)
+    if not convention_by_name(convention).given_branches and branches:
+        raise InputError(f"convention {convention!r} parses the branches itself; given ones need convention atm26")
     evaluation, rows = Evaluation(convention), []
-    cases = match_cases(Path(prediction), Path(reference))
-    labels = match_cases(Path(prediction), Path(branches)) if branches else {}
+    cases = match_cases(Path(prediction), Path(reference), subset)
+    labels = match_cases(Path(prediction), Path(branches), subset) if branches else {}
+    if Path(reference).is_dir():
+        evaluation.unmatched = sorted(find_cases(Path(reference)).keys() - cases.keys())
     for case, paths in progress(list(cases.items())):
         try:
             with ThreadPoolExecutor(1) as reader:
@@ -240,7 +265,8 @@ def evaluate_files(
             given = read_volume(labels[case][1]) if labels else None
             scores, groups = score_case(mask, label, convention, true_tree(paths[1]), given)
         except InputError as error:
-            evaluation.faults[case] = str(error)
+            named = any(str(path) in str(error) for path in paths)
+            evaluation.faults[case] = str(error) if named else f"{paths[0]} against {paths[1]}: {error}"
             continue
         rows.append({"case": case, **scores})
         evaluation.groups[case] = groups

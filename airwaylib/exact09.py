@@ -2,7 +2,9 @@
 
 Here a voxel is wrong if it lies outside the reference. The trachea counts in no column; voxels of or nearest to trachea
 and main bronchi count in none of the last three. Our reading, where the paper leaves it to the experts: a branch is
-detected with 1 mm of its axis; a leak is a 26-connected group of wrong voxels that goes more than one voxel astray.
+detected with 1 mm of its axis; a leak is a 26-connected group of wrong voxels that goes more than one voxel astray;
+volume and rate count all wrong voxels, those of a rim of one voxel, too. Trachea and main bronchi are generations 0 and
+1 of the parse, which may put a part of the trachea for them.
 """
 
 import cc3d
@@ -14,7 +16,7 @@ from airwaylib.segments import cut_out
 
 LEAST_MM = 1.0  # of a branch's axis inside the prediction
 COLUMNS = {
-    "exact09_branch_count": "Branch count",
+    "exact09_branch_count": "Branch count",  # of the branches detected
     "exact09_branches_detected": "Branch detected (%)",
     "exact09_tree_length_cm": "Tree length (cm)",
     "exact09_tree_length_detected": "Tree length detected (%)",

@@ -25,11 +25,11 @@ LAMP = np.array([-0.48, -0.6, 0.64])  # direction of the light on surfaces: x, y
 Spacing = tuple[float, float, float]
 
 
-def save_figure(figure: Figure, stem: str | Path) -> list[Path]:
-    """Write STEM.png and STEM.svg, atomically, byte for byte the same whenever the figure is; returns both paths."""
+def save_figure(figure: Figure, stem: str | Path, suffixes: Sequence[str] = (".png", ".svg")) -> list[Path]:
+    """Write STEM.png and STEM.svg, atomically, byte for byte the same whenever the figure is; returns the paths."""
     paths = []
-    for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
-        path = Path(f"{stem}{suffix}")
+    for suffix in suffixes:
+        path, metadata = Path(f"{stem}{suffix}"), {"Software": None} if suffix == ".png" else {"Date": None}
         with plt.rc_context({"svg.hashsalt": "airwaylib"}), atomic_path(path) as temporary:
             figure.savefig(temporary, dpi=110, metadata=metadata)
         paths.append(path)
@@ -164,13 +164,14 @@ def plot_segmentation(ct: np.ndarray, mask: np.ndarray, spacing: Spacing, title:
 
 
 def plot_by_diameter(scores: pd.DataFrame, title: str) -> Figure:
-    """TD and BD of each run by airway diameter: columns run, diameter_mm (bin), branches, td, bd."""
+    """TD and BD of each run by airway diameter, with the branches of each bin: run, diameter_mm, branches, td, bd."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained", sharey=True)
     names = {"td": "tree length detected (%)", "bd": "branches detected (%)"}
     styles = zip(itertools.cycle((ORANGE, BLUE, VERMILION, GREY)), itertools.cycle("o^sD"), strict=True)
     for (run, rows), (colour, marker) in zip(scores.groupby("run", sort=False), styles, strict=False):
         for ax, name in zip(axes, names, strict=True):
-            ax.plot(rows["diameter_mm"].astype(str), rows[name], color=colour, marker=marker, label=run)
+            ticks = [f"{bin_}\n{n} branches" for bin_, n in zip(rows["diameter_mm"], rows["branches"], strict=True)]
+            ax.plot(ticks, rows[name], color=colour, marker=marker, label=run)
     for ax, label in zip(axes, names.values(), strict=True):
         ax.set(xlabel="airway diameter (mm)", ylabel=label, ylim=(0, 103))
     axes[0].legend(frameon=False)
@@ -181,21 +182,21 @@ def plot_by_diameter(scores: pd.DataFrame, title: str) -> Figure:
 # ----------------------------------------------------------------------------------------------------------------- tree
 
 
-def tree_lines(tree, share: np.ndarray | None) -> pd.DataFrame:
+def tree_lines(tree, found: np.ndarray | None) -> pd.DataFrame:
     """Lines of a `tree.AirwayTree`, one row a stretch between two forks.
 
     Columns: points (n, 3; x, y, z in mm), the numbers of its branch, and how it is drawn: group, colour, dash.
 
-    share: of each branch inside a prediction, 0..1; else generations tell the colours.
+    found: whether a prediction detects each branch of the table; else generations tell the colours.
     """
     place, of = tree.centreline[["x", "y", "z"]].to_numpy(), tree.centreline["branch"].to_numpy()
     table = tree.branches.copy()
-    if share is None:
+    if found is None:
         colours = plt.get_cmap("viridis")(table["generation"] / max(table["generation"].max(), 1))
         table["group"] = [f"generation {generation}" for generation in table["generation"]]
         table["colour"], table["dash"] = [to_hex(colour) for colour in colours], "solid"
     else:
-        found = np.asarray(share) >= 0.8
+        found = np.asarray(found, bool)
         table["group"] = np.where(found, "detected", "missed")
         table["colour"], table["dash"] = np.where(found, BLUE, ORANGE), np.where(found, "solid", "dot")
     lines = table.iloc[[of[twig[-1]] - 1 for twig in tree.twigs]].reset_index(drop=True)
@@ -204,14 +205,16 @@ def tree_lines(tree, share: np.ndarray | None) -> pd.DataFrame:
     return lines.sort_values("branch", kind="stable")
 
 
-def plot_tree(tree, title: str, share: np.ndarray | None = None) -> Figure:
-    """A parsed airway tree from the front and from the left, coloured by generation, lines as wide as the radius.
+def plot_tree(tree, title: str, found: np.ndarray | None = None) -> Figure:
+    """A parsed airway tree from the front and the left, coloured by generation, a point wide for each mm of radius.
 
-    share: of each branch of the table inside a prediction, 0..1. With it, branches detected (from 80 % on) are blue and
-    solid, missed ones orange and dotted.
+    found: whether a prediction detects each branch of the table. With it, branches detected are blue and solid, missed
+    ones orange and dotted.
     """
-    lines = tree_lines(tree, share)
-    figure, axes = plt.subplots(1, 2, figsize=(11, 6), layout="constrained", sharey=True)
+    lines = tree_lines(tree, found)
+    widths = np.ptp(np.concatenate(lines["points"].tolist()), axis=0)[:2] if len(lines) else np.ones(2)
+    ratios = {"width_ratios": np.maximum(widths, 0.3 * widths.max() + 1e-6)}
+    figure, axes = plt.subplots(1, 2, figsize=(11, 6), layout="constrained", sharey=True, gridspec_kw=ratios)
     style = {"colors": lines["colour"], "linewidths": np.clip(lines["radius_mm"], 0.6, 6), "capstyle": "round"}
     style["linestyles"] = ["-" if dash == "solid" else ":" for dash in lines["dash"]]
     for ax, axis, name in zip(axes, (0, 1), ("x, towards the left (mm)", "y, towards the back (mm)"), strict=True):
@@ -219,7 +222,7 @@ def plot_tree(tree, title: str, share: np.ndarray | None = None) -> Figure:
         ax.autoscale()
         ax.set(xlabel=name, aspect="equal")
     axes[0].set(ylabel="z, towards the head (mm)")
-    if share is None:
+    if found is None:
         norm = Normalize(0, max(int(tree.branches["generation"].max()), 1))
         figure.colorbar(
             ScalarMappable(norm, "viridis"),
@@ -229,21 +232,21 @@ def plot_tree(tree, title: str, share: np.ndarray | None = None) -> Figure:
             ticks=MaxNLocator(integer=True),
         )
     else:
-        found = int((np.asarray(share) >= 0.8).sum())
-        title += f"\n{found} of {len(share)} branches detected (blue), the others missed (orange, dotted)"
-    figure.suptitle(title)
+        count = f"{np.count_nonzero(found)} of {len(found)}"
+        title += f"\n{count} branches detected (blue), the others missed (orange, dotted)"
+    figure.suptitle(title, parse_math=False)
     return figure
 
 
-def tree_html(tree, title: str, share: np.ndarray | None = None) -> str:
+def tree_html(tree, title: str, found: np.ndarray | None = None) -> str:
     """A parsed airway tree as a self-contained page: turn it, zoom, point at a branch for its numbers.
 
-    share: as for `plot_tree`.
+    found: as for `plot_tree`.
     """
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    for group, rows in tree_lines(tree, share).groupby("group", sort=False):
+    for group, rows in tree_lines(tree, found).groupby("group", sort=False):
         points = [np.append(line, [[np.nan] * 3], axis=0) for line in rows["points"]]  # a gap after each line
         text = [t for row, line in zip(rows.itertuples(), points, strict=True) for t in [_hover(row)] * len(line)]
         x, y, z = np.concatenate(points).round(2).T
@@ -265,13 +268,13 @@ def _hover(row) -> str:
     )
 
 
-def draw_tree_file(tree, path: str | Path, title: str, share: np.ndarray | None = None) -> None:
-    """Draw a tree as what the suffix of `path` says: .html, or .png and .svg, which are written both."""
+def draw_tree_file(tree, path: str | Path, title: str, found: np.ndarray | None = None) -> None:
+    """Draw a tree as what the suffix of `path` says: .html, .png or .svg."""
     path = Path(path)
     if path.suffix == ".html":
         with atomic_path(path) as temporary:
-            temporary.write_text(tree_html(tree, title, share), encoding="utf-8")
+            temporary.write_text(tree_html(tree, title, found), encoding="utf-8")
         return
-    figure = plot_tree(tree, title, share)
-    save_figure(figure, path.with_suffix(""))
+    figure = plot_tree(tree, title, found)
+    save_figure(figure, path.with_suffix(""), [path.suffix])
     plt.close(figure)

@@ -49,11 +49,13 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def check_writable(path: str | os.PathLike) -> None:
-    """Raise `InputError` unless a file can be written in the folder of `path`, which is made if need be."""
+    """Raise `InputError` unless a file can be written at `path`, or in folders made there; makes nothing."""
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; give the name of a file")
+    existing = next(folder for folder in path.absolute().parents if folder.exists())
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()
+        tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error}); a writable folder is needed") from error
 

@@ -19,7 +19,7 @@ from airwaylib.segments import cut_out, label_points, skeleton_pairs
 from airwaylib.thinning import coordinates, thin_voxels
 
 DETECTED = 0.8  # share of a branch's skeleton voxels that must be inside the prediction
-DIAMETERS = (0, 2, 4, 6, 8, 20)  # mm; the bins of Zheng et al. 2021, figure 9
+DIAMETERS = (0, 2, 4, 6, 8, 20)  # mm; the bins of Zheng et al. 2021, figure 9; the last takes wider ones, too
 
 
 def evaluate(
@@ -48,7 +48,8 @@ def evaluate(
         In percent: `td`, `bd`, `dsc`, `precision`, `tpr`, `fpr` (of the background's voxels), `iou`, `leakage` (false
         voxels by label voxels), `amr` (missed by label voxels), `cldice`; then `betti0_error`, `branches`,
         `branches_detected`, `length_mm` (of the tree) and `length_detected_mm`. Under "exact09" also the columns that
-        `exact09.COLUMNS` lists. An empty prediction scores 0 (`amr` 100, `betti0_error` 1).
+        `exact09.COLUMNS` lists. An empty prediction scores 0 (`amr` 100, `betti0_error` 1). Of a largest component,
+        `betti0_error` is 0: it says something where a convention takes the mask as given.
 
     Raises
     ------
@@ -110,8 +111,9 @@ def evaluate_branches(
 def check_masks(**masks: np.ndarray) -> None:
     """Raise `InputError` unless the masks are boolean, 3-D and of one shape."""
     for name, mask in masks.items():
-        if mask.ndim != 3 or mask.dtype != bool:
-            raise InputError(f"{name} of shape {mask.shape} and type {mask.dtype}: it must be boolean (z, y, x)")
+        if np.ndim(mask) != 3 or np.asarray(mask).dtype != bool:
+            kind = f"shape {np.shape(mask)} and type {np.asarray(mask).dtype}"
+            raise InputError(f"{name} of {kind}: it must be boolean (z, y, x)")
     (first, one), (second, other) = masks.items()
     if one.shape != other.shape:
         raise InputError(f"{first} {one.shape} and {second} {other.shape} are not on one grid")
@@ -165,7 +167,7 @@ def by_generation(scored: pd.DataFrame) -> pd.DataFrame:
 def by_diameter(scored: pd.DataFrame, edges: Sequence[float] = DIAMETERS) -> pd.DataFrame:
     """TD and BD of `Reference.score` by the branches' diameter, in bins 0-2, 2-4, ... mm (lower edge included)."""
     names = [f"{low:g}-{high:g}" for low, high in itertools.pairwise(edges)]
-    bins = pd.cut(scored["diameter_mm"], list(edges), right=False, labels=names)
+    bins = pd.cut(scored["diameter_mm"], [*edges[:-1], np.inf], right=False, labels=names)
     return by_group(scored, bins.rename("diameter_mm"))
 
 

@@ -36,12 +36,13 @@ class Convention:
     cut_overlap: bool  # whether DSC and the other scores of voxels take that component, too
     given_skeleton: bool  # skeleton of the label as given; else of the largest component with holes filled
     merge: bool  # whether branches are merged
+    given_branches: bool = False  # whether labels of the branches may be given
 
 
 CONVENTIONS = {
     "paper": Convention(6, True, True, True),
     "atm22": Convention(None, False, False, True),
-    "atm26": Convention(26, False, False, True),
+    "atm26": Convention(26, False, False, True, given_branches=True),
     "aiib23": Convention(6, True, True, False),
     "exact09": Convention(6, True, False, True),
 }
@@ -68,7 +69,7 @@ class Reference:
     voxels : array (M, 3)
         z, y, x of the reference mask, as given; none for a tree without a mask.
     tree : AirwayTree, optional
-        The parse behind it.
+        The parse behind it; its points are in mm from the mask's first voxel.
     """
 
     index: np.ndarray
@@ -78,8 +79,19 @@ class Reference:
     tree: AirwayTree | None = None
 
     def with_branches(self, labels: np.ndarray) -> "Reference":
-        """The same points with given branch labels (D, H, W; 0 outside): lengths in proportion, no generations."""
-        branch = labels[tuple(self.index.T)].astype(int)
+        """The same points with given branch labels (D, H, W; 0 outside): lengths in proportion, no generations.
+
+        Raises
+        ------
+        InputError
+            Labels that are no whole numbers from 0 on, or none of them on a point.
+        """
+        given = labels[tuple(self.index.T)]
+        branch = given.astype(int)
+        if (branch != given).any() or (branch < 0).any():
+            raise InputError("given branches: labels must be whole numbers, 0 outside and 1, 2, ... for the branches")
+        if not branch.any():
+            raise InputError("given branches: no label lies on the reference's skeleton; are they of this case?")
         number, points = np.unique(branch[branch > 0], return_counts=True)
         length = self.table["length_mm"].sum() * points / len(branch)
         table = pd.DataFrame({"branch": number, "generation": -1, "diameter_mm": np.nan, "length_mm": length})
@@ -108,7 +120,7 @@ def parse_reference(mask: np.ndarray, spacing: Spacing = (1.0, 1.0, 1.0), conven
     Raises
     ------
     InputError
-        The mask is empty, or the convention unknown.
+        The mask is empty, or the convention unknown, or the spacing not above 0.
     """
     rules = convention_by_name(convention)
     try:

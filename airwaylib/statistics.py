@@ -11,7 +11,7 @@ KEYS = ("run", "case")
 
 
 def bootstrap_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean over cases; (NaN, NaN) for less than two values.
+    """Percentile bootstrap interval of the mean over cases; (NaN, NaN) for less than two values, or one that is NaN.
 
     Examples
     --------
@@ -20,7 +20,7 @@ def bootstrap_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, 
     True
     """
     values = np.asarray(values, float)
-    if len(values) < 2:
+    if len(values) < 2 or not np.isfinite(values).all():
         return np.nan, np.nan
     from scipy.stats import bootstrap  # only now: it takes most of a second to import
 
@@ -34,7 +34,8 @@ def summarise(scores: pd.DataFrame) -> pd.DataFrame:
     """Scores over the cases of each run, in the runs' order.
 
     scores: columns run, case and one a metric. Returns run, cases, and of each metric METRIC_mean, METRIC_sd,
-    METRIC_median, METRIC_low and METRIC_high: the bootstrap 95 % interval of the mean. NaN cases are left out.
+    METRIC_median, METRIC_low and METRIC_high: the bootstrap 95 % interval of the mean. NaN cases are left out; of a
+    single case, spread and interval are NaN.
 
     Examples
     --------
@@ -77,7 +78,9 @@ def compare(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     """
     from scipy.stats import wilcoxon
 
-    one, other = (table.set_index("case") for table in (one, other))
+    if "case" not in one or "case" not in other:
+        raise InputError("scores to compare need a column case")
+    one, other = (table.set_index("case").select_dtypes("number") for table in (one, other))
     for table in (one, other):
         if table.index.has_duplicates:
             twice = table.index[table.index.duplicated()].unique()
@@ -88,6 +91,8 @@ def compare(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for metric in (column for column in one.columns if column in other and column not in KEYS):
         pairs = pd.DataFrame({"one": one[metric], "other": other[metric]}).astype(float).dropna()
+        if pairs.empty:
+            continue
         difference = (pairs["other"] - pairs["one"]).to_numpy()
         low, high = bootstrap_interval(difference)
         p = float(wilcoxon(difference).pvalue) if difference.any() else 1.0

@@ -2,7 +2,8 @@
 
 Branches are those of the public reference parser of ATM'22, see `segments`, whose numbers are reproduced exactly; the
 time grows with the airway's voxels. Lengths, radii, Strahler orders and angles are ours. Thinning shortens free ends,
-by about half a radius, and may now and then eat a whole tip.
+by about half a radius, and a branch of even width (2, 4, ... voxels) may lose its whole skeleton. The trachea is what
+the parser takes for it, the largest segment: where a spur parts the trachea, one part of it.
 """
 
 from dataclasses import dataclass
@@ -101,8 +102,10 @@ class AirwayTree:
         return sum((polyline_length(place[twig]) for twig in self.twigs), 0.0)
 
     def __repr__(self):
-        generations = f"generations 0 to {self.branches['generation'].max()}"
-        return f"AirwayTree({len(self.branches)} branches, {self.length_mm / 10:.1f} cm, {generations})"
+        last = self.branches["generation"].max()
+        return (
+            f"AirwayTree(branches: {len(self.branches)}, generations: 0-{last}, length: {self.length_mm / 10:.1f} cm)"
+        )
 
 
 def parse_tree(
@@ -138,8 +141,6 @@ def parse_tree(
     """
     if np.ndim(mask) != 3:
         raise InputError(f"mask of shape {np.shape(mask)}: three axes (z, y, x) are needed")
-    if len(spacing) != 3 or not np.isfinite(spacing).all() or min(spacing) <= 0:
-        raise InputError(f"spacing {tuple(spacing)} mm: it must be above 0 along x, y and z")
     return parse_cut(segments.cut_out(np.asarray(mask), margin=1), np.shape(mask), spacing, origin, direction, merge)
 
 
@@ -152,6 +153,8 @@ def parse_cut(
     merge: bool = True,
 ) -> AirwayTree:
     """Parse a mask of `shape` (z, y, x) from its box with a margin of 1, which is changed; else as `parse_tree`."""
+    if np.shape(spacing) != (3,) or not np.isfinite(spacing).all() or min(spacing) <= 0:
+        raise InputError(f"spacing {spacing} mm: it must be above 0 along x, y and z")
     # The reference parser works on arrays in the order x, y, z; thinning and ties depend on it. Points are so, too.
     segments.keep_largest_component(cut)
     airway, low = cut.box, cut.low
@@ -190,10 +193,12 @@ def _centreline(points: np.ndarray, branch: np.ndarray, spacing: np.ndarray) -> 
     ways = csr_array((step, pairs.T), shape=(len(points),) * 2)
     trachea = np.flatnonzero(branch == 1)
     below = np.flatnonzero(branch != 1)
-    # The top is the trachea's voxel farthest from all other branches; without any, an end of the longest way in it.
-    start = below if len(below) else [dijkstra(ways, directed=False, indices=trachea[0]).argmax()]
-    away = dijkstra(ways, directed=False, indices=start, min_only=True)
-    top = trachea[away[trachea].argmax()]
+    # Of the trachea's two ends, the top is the one with less of the tree nearer to it: none, unless a spur parts it.
+    one = trachea[dijkstra(ways, directed=False, indices=trachea[0])[trachea].argmax()]
+    from_one = dijkstra(ways, directed=False, indices=one)
+    other = trachea[from_one[trachea].argmax()]
+    from_other = dijkstra(ways, directed=False, indices=other)
+    top = one if (from_one < from_other)[below].sum() <= (from_other < from_one)[below].sum() else other
     distance, previous = dijkstra(ways, directed=False, indices=top, return_predecessors=True)
     return pd.DataFrame({"branch": branch, "previous": np.maximum(previous, -1), "distance_mm": distance})
 
@@ -236,7 +241,7 @@ def _branches(centreline: pd.DataFrame, parents: list[int], generations: list[in
         if parent:
             stem = np.array(rows[parent - 1][6:9]) - rows[parent - 1][3:6]
             cosine = stem @ (end - start) / max(np.linalg.norm(stem) * chord, 1e-9)
-            angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
+            angle = np.degrees(np.arccos(np.clip(cosine, -1, 1))) if chord else np.nan
         shape = (order[number - 1], angle, length / chord if chord else 1.0)
         rows.append([number, parent, generation, *start, *end, length, *radii, *shape])
     columns = ["branch", "parent", "generation", *(f"{end}_{axis}" for end in ("start", "end") for axis in AXES)]

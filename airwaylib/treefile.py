@@ -105,7 +105,9 @@ def _array(name: str, values: np.ndarray) -> str:
     whole = values.dtype.kind in "iu"
     parts = f' NumberOfComponents="{values.shape[1]}"' if values.ndim == 2 else ""
     text = " ".join(str(value) if whole else f"{value:.{DIGITS}f}" for value in values.ravel())
-    return f'<DataArray type="{"Int64" if whole else "Float64"}" Name="{name}"{parts} format="ascii">{text}</DataArray>'
+    kind = "Int64" if whole else "Float64"
+    # VTK reads no nan right before a tag, hence the line break.
+    return f'<DataArray type="{kind}" Name="{name}"{parts} format="ascii">\n{text}\n</DataArray>'
 
 
 WRITERS: dict[str, Callable[[AirwayTree], str]] = {".csv": as_csv, ".json": as_json, ".swc": as_swc, ".vtp": as_vtp}

@@ -174,6 +174,23 @@ def test_evaluate_refuses_what_it_cannot_score(tmp_path):
     assert "cannot be written" in fails("evaluate", *one, "--json", tmp_path / "file/o.json")
 
 
+def test_outputs_are_checked_before_the_work(tmp_path):
+    one = [masks(tmp_path / name, a=38) / "a.nii.gz" for name in ("p", "r")]
+    assert "is a folder; give the name of a file" in fails("evaluate", *one, "--json", tmp_path)
+    same = tmp_path / "o.txt"
+    assert "several outputs have this name" in fails("evaluate", *one, "--json", same, "--csv", same)
+    assert "'x' is unknown" in fails("evaluate", *one, "--convention", "x", "--json", tmp_path / "new/o.json")
+    assert "give one mask file" in fails("tree", tmp_path / "p", "-o", tmp_path / "new/o.csv")
+    assert {path.name for path in tmp_path.iterdir()} == {"p", "r"}  # nothing is left behind
+
+
+def test_evaluate_takes_a_subset_and_names_the_rest(tmp_path):
+    predictions, references = masks(tmp_path / "p", a=20), masks(tmp_path / "r", a=38, b=38)
+    done = airwaylib("evaluate", predictions, references, "--subset")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.strip() == "references without a prediction: b"
+
+
 def test_evaluate_keeps_the_scores_of_good_cases(tmp_path):
     predictions, references = masks(tmp_path / "p", a=20, b=38), masks(tmp_path / "r", a=38, b=38)
     (predictions / "b.nii.gz").write_bytes(b"no image")
@@ -204,6 +221,7 @@ def test_tree_draws_it(case, tmp_path, picture):
     done = airwaylib("tree", case / "airway.nii.gz", "-o", tmp_path / "tree.csv", "--picture", tmp_path / picture)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / picture).stat().st_size > 10_000
+    assert {path.name for path in tmp_path.iterdir()} == {"tree.csv", picture}
 
 
 def test_tree_refuses_what_it_cannot_write_or_read(case, tmp_path):

@@ -1,6 +1,7 @@
 """Files against files: cases matched by name, faults that lose nothing, tables that say what they hold."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,8 @@ from airwaylib.errors import InputError
 from airwaylib.evaluation import case_name, evaluate_files, find_cases, match_cases, score_case, true_tree
 from airwaylib.metrics import evaluate
 from airwaylib.phantom import make_phantom, write_phantom
+from airwaylib.tree import parse_tree
+from airwaylib.treefile import write_tree
 from airwaylib.volume import Volume, write_volume
 
 
@@ -65,12 +68,31 @@ def test_what_does_not_match_is_named(tmp_path, folders):
     assert f"{references} lacks c" in str(caught.value)
 
 
+def test_references_may_hold_more_where_that_is_allowed(folders):
+    predictions, references = folders
+    write(references, c=tube())
+    evaluation = evaluate_files(predictions, references, subset=True)
+    assert evaluation.scores["case"].tolist() == ["a", "b"]
+    assert evaluation.unmatched == ["c"]
+    write(predictions, d=tube())
+    with pytest.raises(InputError, match="lacks d"):
+        evaluate_files(predictions, references, subset=True)
+
+
+def test_hidden_files_are_no_cases_and_suffixes_may_be_in_capitals(folders):
+    predictions, _ = folders
+    (predictions / "._a.nii.gz").write_bytes(b"")
+    (predictions / "b.nii.gz").rename(predictions / "b.NII.GZ")
+    assert list(find_cases(predictions)) == ["a", "b"]
+
+
 def test_other_faults_of_the_paths(tmp_path, folders):
     predictions, references = folders
     (tmp_path / "empty").mkdir()
     write(tmp_path / "twice", a=tube(), a_airway=tube())
     for paths, message in (
         ((predictions, tmp_path / "none"), "none: no such file or folder"),
+        ((Path("/dev/null"), references), "give two mask files"),
         ((predictions / "a.nii.gz", references), "give two mask files, or two folders"),
         ((tmp_path / "empty", references), "no masks in it; CASE.nii.gz or"),
         ((tmp_path / "twice", references), "two masks of case a: a.nii.gz and a_airway.nii.gz"),
@@ -101,7 +123,9 @@ def test_a_bad_case_is_told_and_the_others_are_scored(folders):
     evaluation = evaluate_files(predictions, references)
     assert evaluation.scores["case"].tolist() == ["a"]
     assert set(evaluation.faults) == {"b", "c"}
+    assert "b.nii.gz" in evaluation.faults["b"]
     assert "not on one grid" in evaluation.faults["b"]
+    assert evaluation.as_json()["left_out"] == evaluation.faults
     assert "c.nii.gz" in evaluation.faults["c"]
 
 
@@ -132,6 +156,17 @@ def test_given_branches_are_taken_by_case(tmp_path, folders):
     (labels / "b.nii.gz").unlink()
     with pytest.raises(InputError, match="lacks b"):
         evaluate_files(*folders, "atm26", labels)
+    with pytest.raises(InputError, match="'paper' parses the branches itself"):
+        evaluate_files(*folders, "paper", labels)
+
+
+def test_a_table_of_the_tree_command_is_no_phantoms_truth(tmp_path):
+    folder = write(tmp_path / "case", airway=tube())
+    write_tree(parse_tree(tube()), folder / "tree.csv")
+    assert true_tree(folder / "airway.nii.gz") is None
+    (folder / "tree.csv").write_text("")
+    with pytest.raises(InputError, match=r"tree\.csv: not a readable table"):
+        true_tree(folder / "airway.nii.gz")
 
 
 def test_a_moved_grid_is_refused():
@@ -192,6 +227,7 @@ def test_csv_has_a_row_a_case(folders, tmp_path):
     (tmp_path / "scores.csv").write_text(evaluate_files(*folders).as_csv())
     table = pd.read_csv(tmp_path / "scores.csv")
     assert table["case"].tolist() == ["a", "b"]
+    assert table["convention"].tolist() == ["paper", "paper"]
     assert table["dsc"].tolist() == pytest.approx([200 * 18 / (18 + 36), 100], abs=1e-4)
 
 
@@ -200,6 +236,9 @@ def test_latex_is_exact09s_table(folders):
     assert lines[0] == r"\begin{tabular}{lrrrrrrr}"
     assert lines[2].startswith(r"Case & Branch count & Branch detected (\%) &")
     names = [line.split(" & ")[0] for line in lines if line.count("&") == 7]
+    write(folders[0], **{"x&y_1": tube()})
+    write(folders[1], **{"x&y_1": tube()})
+    assert r"x\&y\_1 & 0 & " in evaluate_files(*folders, "exact09").as_latex()
     assert names == ["Case", "a", "b", "Mean", "Std. dev.", "Min.", "1st quartile", "Median", "3rd quartile", "Max."]
     with pytest.raises(InputError, match="'paper' has no LaTeX table"):
         evaluate_files(*folders).as_latex()

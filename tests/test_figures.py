@@ -409,36 +409,37 @@ def test_tree_is_seen_from_the_front_and_from_the_left(tree):
 
 
 def test_detected_and_missed_branches_differ_in_colour_and_dashes(tree):
-    share = np.array([1.0, 0.8, 0.79])
-    figure = plot_tree(tree, "a tree", share)
+    found = np.array([True, True, False])
+    figure = plot_tree(tree, "a tree", found)
     assert "2 of 3 branches detected" in figure.get_suptitle()
-    lines = tree_lines(tree, share)
+    lines = tree_lines(tree, found)
     assert set(lines.loc[lines["branch"] == 3, "colour"]) == {ORANGE}
     assert set(lines.loc[lines["branch"] < 3, "colour"]) == {BLUE}
     assert set(lines.loc[lines["branch"] == 3, "dash"]) == {"dot"}
 
 
 def test_page_of_a_tree_is_self_contained(tree):
-    page = tree_html(tree, "a tree", np.array([1.0, 1.0, 0.0]))
+    page = tree_html(tree, "a tree", np.array([True, True, False]))
     assert len(page) > 1_000_000  # plotly itself is in it
     assert 'src="http' not in page
     for text in ("a tree", "detected", "missed", "branch 1, generation 0", "radius here"):
         assert text in page
-    assert tree_html(tree, "a tree", np.array([1.0, 1.0, 0.0])) == page
+    assert tree_html(tree, "a tree", np.array([True, True, False])) == page
 
 
-def test_tree_file_is_a_page_or_a_pair_of_pictures(tree, tmp_path):
-    draw_tree_file(tree, tmp_path / "a.html", "a tree")
-    draw_tree_file(tree, tmp_path / "b.png", "a tree")
-    assert {path.name for path in tmp_path.iterdir()} == {"a.html", "b.png", "b.svg"}
+def test_tree_file_is_a_page_or_a_picture_and_nothing_else(tree, tmp_path):
+    for name in ("a.html", "b.png", "c.svg"):
+        draw_tree_file(tree, tmp_path / name, "dollars: $_$")  # no formula
+    assert {path.name for path in tmp_path.iterdir()} == {"a.html", "b.png", "c.svg"}
     assert plt.get_fignums() == []
 
 
 def test_scores_by_diameter_have_a_line_a_run():
-    rows = [("dice", "0-2", 40.0, 30.0), ("dice", "2-4", 90.0, 80.0), ("gul", "0-2", 70.0, 60.0)]
-    figure = plot_by_diameter(pd.DataFrame(rows, columns=["run", "diameter_mm", "td", "bd"]), "phantoms")
+    rows = [("dice", "0-2", 9, 40.0, 30.0), ("dice", "2-4", 5, 90.0, 80.0), ("gul", "0-2", 9, 70.0, 60.0)]
+    figure = plot_by_diameter(pd.DataFrame(rows, columns=["run", "diameter_mm", "branches", "td", "bd"]), "phantoms")
     td, bd = figure.axes
     assert [line.get_label() for line in td.lines] == ["dice", "gul"]
     assert [list(line.get_ydata()) for line in td.lines] == [[40, 90], [70]]
+    assert list(td.lines[0].get_xdata()) == ["0-2\n9 branches", "2-4\n5 branches"]
     assert [list(line.get_ydata()) for line in bd.lines] == [[30, 80], [60]]
     assert len({(line.get_color(), line.get_marker()) for line in td.lines}) == 2

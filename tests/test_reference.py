@@ -112,7 +112,17 @@ def test_given_labels_share_the_length():
     assert table["length_mm"].sum() == pytest.approx(parsed.table["length_mm"].sum())
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"), [(0, "no label lies on"), (0.5, "must be whole numbers"), (-1, "must be whole numbers")]
+)
+def test_labels_that_do_not_fit_are_refused(labels, message):
+    with pytest.raises(InputError, match=message):
+        parse_reference(tube()).with_branches(np.full(tube().shape, labels))
+
+
 def test_bad_input_is_refused():
+    with pytest.raises(InputError, match="must be above 0 along x, y and z"):
+        parse_reference(tube(), spacing=(1.0, -1.0, 1.0))
     with pytest.raises(InputError, match="the reference mask is empty"):
         parse_reference(np.zeros((3, 3, 3), bool))
     with pytest.raises(InputError, match="'bas' is unknown: choose one of paper"):

@@ -176,7 +176,7 @@ def test_a_tree_as_a_graph():
     assert networkx.is_arborescence(graph)
     assert sorted(graph.edges) == sorted((p, b) for b, p in tree.branches[["branch", "parent"]].to_numpy() if p)
     assert graph.nodes[2]["radius_mm"] == tree.branches.loc[1, "radius_mm"]
-    assert repr(tree) == f"AirwayTree(7 branches, {tree.length_mm / 10:.1f} cm, generations 0 to 2)"
+    assert repr(tree) == f"AirwayTree(branches: 7, generations: 0-2, length: {tree.length_mm / 10:.1f} cm)"
 
 
 # ------------------------------------------------------------------------------------------------------ lines and rings
@@ -387,3 +387,26 @@ def test_the_tree_of_a_chest_phantom():
     assert tree.length_mm == pytest.approx(truth.table["length_mm"].sum(), rel=0.05)
     # The parser drops segments of under five voxels and merges what they parted.
     assert 0.7 * len(truth.table) < len(tree.branches) < len(segments.branches) < len(truth.table)
+
+
+def test_the_top_is_above_the_tree_although_a_spur_parts_the_trachea():
+    """The upper part is then a branch of its own; axes still run from the trachea's upper end to its lower one."""
+    mask = np.zeros((80, 21, 41), bool)
+    mask[20:80, 8:13, 18:23] = True  # the trachea, head at the end of z
+    mask[64:67, 9:12, 23:40] = True  # a spur
+    mask[17:20, 9:12, 2:39] = True  # the bronchi: a bar below
+    tree = parse_tree(mask)
+    trachea = tree.branches.iloc[0]
+    assert trachea["start_z"] > trachea["end_z"]
+    assert trachea["start_z"] > 55
+    bronchi = tree.branches[(tree.branches["end_z"] < 25) & (tree.branches["branch"] > 1)]
+    assert (bronchi["angle_deg"] < 100).all()
+
+
+def test_a_real_trachea_runs_downwards():
+    folder = DATA / "atm22-teams"
+    if not folder.exists():
+        pytest.skip(f"{folder} is absent: real masks of the ATM'22 teams")
+    mask = read_mask(folder / "timi_224.nii.gz")  # the parser takes its lower half for the trachea
+    trachea = parse_tree(mask.array, mask.spacing, mask.origin).branches.iloc[0]
+    assert trachea["start_z"] > trachea["end_z"] + 20  # mm; the head is where z is high

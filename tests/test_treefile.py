@@ -109,6 +109,13 @@ def test_a_tree_of_a_single_voxel_can_be_written(suffix, tmp_path):
     assert path.stat().st_size > 0
 
 
+def test_vtk_finds_a_line_break_after_each_array(tmp_path):
+    """Of a tree with one branch the angle is nan, and VTK cannot read a nan right before a tag."""
+    write_tree(parse_tree(np.ones((1, 1, 9), bool)), tmp_path / "tree.vtp")
+    assert "nan</DataArray>" not in (tmp_path / "tree.vtp").read_text()
+    assert "nan\n</DataArray>" in (tmp_path / "tree.vtp").read_text()
+
+
 def test_the_folder_is_made_and_a_former_file_replaced(tree, tmp_path):
     path = tmp_path / "new" / "folder" / "tree.csv"
     write_tree(parse_tree(np.ones((3, 3, 3), bool)), path)
