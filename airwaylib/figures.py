@@ -170,10 +170,10 @@ def plot_by_diameter(scores: pd.DataFrame, title: str) -> Figure:
     styles = zip(itertools.cycle((ORANGE, BLUE, VERMILION, GREY)), itertools.cycle("o^sD"), strict=True)
     for (run, rows), (colour, marker) in zip(scores.groupby("run", sort=False), styles, strict=False):
         for ax, name in zip(axes, names, strict=True):
-            ticks = [f"{bin_}\n{n} branches" for bin_, n in zip(rows["diameter_mm"], rows["branches"], strict=True)]
+            ticks = [f"{bin_}\n({n})" for bin_, n in zip(rows["diameter_mm"], rows["branches"], strict=True)]
             ax.plot(ticks, rows[name], color=colour, marker=marker, label=run)
     for ax, label in zip(axes, names.values(), strict=True):
-        ax.set(xlabel="airway diameter (mm)", ylabel=label, ylim=(0, 103))
+        ax.set(xlabel="airway diameter in mm (branches)", ylabel=label, ylim=(0, 103))
     axes[0].legend(frameon=False)
     figure.suptitle(title)
     return figure

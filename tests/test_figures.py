@@ -440,6 +440,6 @@ def test_scores_by_diameter_have_a_line_a_run():
     td, bd = figure.axes
     assert [line.get_label() for line in td.lines] == ["dice", "gul"]
     assert [list(line.get_ydata()) for line in td.lines] == [[40, 90], [70]]
-    assert list(td.lines[0].get_xdata()) == ["0-2\n9 branches", "2-4\n5 branches"]
+    assert list(td.lines[0].get_xdata()) == ["0-2\n(9)", "2-4\n(5)"]
     assert [list(line.get_ydata()) for line in bd.lines] == [[30, 80], [60]]
     assert len({(line.get_color(), line.get_marker()) for line in td.lines}) == 2
