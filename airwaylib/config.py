@@ -33,6 +33,9 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
     crops_per_case: int = Field(16, ge=1, description="crops a case per epoch")
     batch_size: int = Field(1, ge=1, description="crops a step")
     rotation: float = Field(15.0, ge=0, le=180, description="largest rotation of a crop in degrees")
+    augment: bool = Field(
+        False, description="mirror and zoom crops and change their intensities (ours; the paper turns them only)"
+    )
     label_threshold: float = Field(0.7, gt=0, lt=1, description="of the rotated label: 0.7 in stage 1, 0.9 in stage 2")
     spacing: float | None = Field(
         None, gt=0, description="mm of the prepared cases' grid, for segmenting; null: any, native grid"
@@ -42,6 +45,9 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with momentum 0.9")
     learning_rate: float = Field(1e-3, gt=0, description="highest learning rate")
     weight_decay: float = Field(1e-4, ge=0, description="weight decay")
+    gradient_clip: float | None = Field(
+        None, gt=0, description="largest norm of the gradient, which a longer one is cut to; null: any"
+    )
     schedule: Literal["cosine", "steps"] = Field(
         "cosine", description="cosine to 0 after a warm-up, or the paper's steps"
     )

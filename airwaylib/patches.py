@@ -3,6 +3,9 @@
 A crop is drawn from a box larger by 150/128 than itself, turned by up to 15 degrees in a random plane, and the label
 interpolated and thresholded anew. Every crop depends on (seed, epoch, index) alone: the same numbers whatever the
 number of workers, and after a resume.
+
+Augmentation is ours, not the paper's: mirror, zoom, and the grey values of other scanners, for networks trained on few
+or synthetic cases.
 """
 
 from dataclasses import dataclass
@@ -11,6 +14,18 @@ from pathlib import Path
 import numpy as np
 import torch
 import zarr
+from monai.transforms import (
+    BorderPad,
+    CenterSpatialCrop,
+    Compose,
+    RandAdjustContrast,
+    RandGaussianNoise,
+    RandGaussianSharpen,
+    RandGaussianSmooth,
+    RandLambda,
+    RandScaleIntensity,
+    RandShiftIntensity,
+)
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
@@ -20,6 +35,13 @@ OUTER = 150 / 128  # the paper draws 150^3 and keeps the central 128^3 after rot
 MOST_LARGE = 200 / 150**3  # large-airway voxels admitted in a small-airway crop, as a share of the drawn box
 MOST_IN_MEMORY = 2**24  # bytes of an array that is kept decoded
 TRIES = 32  # draws before the small-airway sampler takes the best it has seen
+
+# Augmentation (our choice): patients' CTs have 0.5-0.9 mm in plane, slices of 0.5-2.5 mm, any dose and kernel.
+ZOOM = 1.25  # largest magnification common to the three axes, and its inverse the least
+ZOOM_Z = 1.15  # the same along z, on top
+NOISE = 0.04  # largest standard deviation of added noise: 56 HU
+FLOOR = 0.04  # highest cut of the lowest intensities: -944 HU
+RIM = 4  # voxels about a crop while it is filtered: MONAI's filters take what lies beyond for 0
 
 
 class Crop(dict):
@@ -45,8 +67,8 @@ class Store:
             group = zarr.open_group(path, mode="r")
             small = group["small_airway"][:] > 0
             large = (group["label"][:] > 0) & ~small
-            centreline = np.argwhere(group["centreline"][:])
-            points = (centreline, np.argwhere(small), np.argwhere(large))
+            centreline = group["centreline"][:] > 0
+            points = (np.argwhere(mask).astype(np.int16) for mask in (centreline, small, large))  # int64 is 4 times it
             arrays = (in_memory(group[name]) for name in ("image", "label", "distance"))
             return cls(group.attrs["case"], *arrays, *points)
         except (FileNotFoundError, KeyError, ValueError) as error:
@@ -110,17 +132,68 @@ def centreline_corner(store: Store, side: int, rng: np.random.Generator) -> np.n
     return np.where(room > 0, corner, room // 2)
 
 
-def rotate_and_crop(cube: torch.Tensor, crop: int, degrees: float, plane: int) -> torch.Tensor:
-    """The central `crop`^3 of `cube` (C, S, S, S), turned by `degrees` about axis `plane` (0 z, 1 y, 2 x); linear."""
+def outer_side(crop: int, zoom: np.ndarray | float = 1.0) -> int:
+    """Side of the cube to read for a crop of `crop`^3 that is magnified by `zoom`."""
+    # As wide on both sides: an odd rest would put every crop half a voxel off the grid and blur it.
+    return crop + 2 * int(np.ceil(crop * (OUTER / np.abs(zoom).min() - 1) / 2))
+
+
+def random_zoom(rng: np.random.Generator) -> np.ndarray:
+    """Magnification of a crop along z, y, x, log-uniform, z a little apart; negative: mirrored, each with odds 1/2."""
+    zoom = np.full(3, ZOOM ** rng.uniform(-1, 1))
+    zoom[0] *= ZOOM_Z ** rng.uniform(-1, 1)
+    return zoom * rng.choice([-1, 1], 3)
+
+
+def rotate_and_crop(
+    cube: torch.Tensor, crop: int, degrees: float, plane: int, zoom: np.ndarray | float = 1.0
+) -> torch.Tensor:
+    """The central `crop`^3 of `cube` (C, S, S, S), turned by `degrees` about axis `plane` (0 z, 1 y, 2 x); linear.
+
+    zoom: magnification of what was turned along z, y, x; a negative one mirrors.
+    """
     angle = np.deg2rad(degrees)
     i, j = (axis for axis in range(3) if axis != plane)  # the two axes that turn, in z, y, x
     matrix = torch.eye(3)
     matrix[i, i] = matrix[j, j] = float(np.cos(angle))
     matrix[i, j], matrix[j, i] = -float(np.sin(angle)), float(np.sin(angle))
+    matrix = matrix / torch.tensor(zoom, dtype=torch.float32)  # from a place in the crop to one in the cube
     # grid_sample names axes x, y, z and measures in half sides of the cube; the crop spans crop/side of it.
     theta = torch.cat([matrix.flip(0, 1) * (crop / cube.shape[-1]), torch.zeros(3, 1)], 1)[None]
     grid = F.affine_grid(theta, [1, len(cube), crop, crop, crop], align_corners=False)
     return F.grid_sample(cube[None], grid, mode="bilinear", padding_mode="border", align_corners=False)[0]
+
+
+def thick_slices(image: torch.Tensor) -> torch.Tensor:
+    """`image` (1, D, H, W), D even, averaged over pairs of slices and interpolated back."""
+    return F.interpolate(F.avg_pool3d(image[None], (2, 1, 1)), size=image.shape[1:], mode="trilinear")[0]
+
+
+def intensity_changes(side: int) -> Compose:
+    """Random changes of the grey values of a crop (1, S, S, S) of `side` voxels: contrast, noise, sharpness, slices."""
+    any_axis, along_z, hardly = (0.2, 0.8), (0.5, 1.2), (0.05, 0.1)  # standard deviations in voxels; MONAI's x is our z
+    return Compose(
+        [
+            BorderPad(RIM, mode="reflect"),
+            RandAdjustContrast(prob=0.3, gamma=(0.8, 1.25)),  # lung is lighter or denser, air and soft tissue stay
+            RandScaleIntensity(prob=0.5, factors=0.15),
+            RandShiftIntensity(prob=0.5, offsets=0.03),
+            RandGaussianNoise(prob=0.3, std=NOISE),  # ahead of the filters: grainy noise
+            RandGaussianSmooth(any_axis, any_axis, any_axis, prob=0.3),
+            RandGaussianSmooth(along_z, hardly, hardly, prob=0.25),
+            RandGaussianSharpen(*[(0.2, 0.5)] * 3, *[(0.5, 1.0)] * 3, alpha=(0.5, 2.0), prob=0.3),
+            RandLambda(thick_slices, prob=0.2),
+            RandGaussianNoise(prob=0.3, std=NOISE),  # behind them: white noise
+            CenterSpatialCrop(side),
+        ]
+    )
+
+
+def change_intensity(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """`image` (1, S, S, S) in [0, 1] as another scanner, dose or kernel might show it; in [0, 1]."""
+    changes = intensity_changes(image.shape[-1]).set_random_state(int(rng.integers(2**32)))
+    floor = rng.uniform(0, FLOOR) if rng.random() < 0.2 else 0
+    return changes(image).as_tensor().clamp(floor, 1)
 
 
 class Crops(Dataset):
@@ -134,6 +207,7 @@ class Crops(Dataset):
     rotation: largest angle in degrees.
     label_threshold: of the interpolated label (the paper: 0.7 in stage 1, 0.9 in stage 2).
     seed: of everything drawn here.
+    augment: mirror and zoom the crops, and change the image's intensities.
 
     Raises
     ------
@@ -149,6 +223,7 @@ class Crops(Dataset):
         rotation: float = 15,
         label_threshold: float = 0.7,
         seed: int = 0,
+        augment: bool = False,
     ):
         for store in stores:
             if min(store.image.shape) < crop:
@@ -156,9 +231,7 @@ class Crops(Dataset):
                     f"{store.name}: {store.image.shape} voxels are less than a crop of {crop}^3; use a smaller crop"
                 )
         self.stores, self.crop, self.per_case = stores, crop, per_case
-        self.rotation, self.label_threshold, self.seed = rotation, label_threshold, seed
-        # As wide on both sides: an odd rest would put every crop half a voxel off the grid and blur it.
-        self.outer = crop + 2 * int(np.ceil(crop * (OUTER - 1) / 2))
+        self.rotation, self.label_threshold, self.seed, self.augment = rotation, label_threshold, seed, augment
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -172,9 +245,11 @@ class Crops(Dataset):
         rng = np.random.default_rng([self.seed, self.epoch, turn])
         store = self.stores[turn % len(self.stores)]
         sampler = (small_airway_corner, centreline_corner)[(turn // len(self.stores) + self.epoch) % 2]
-        corner = sampler(store, self.outer, rng)
-        cube = torch.from_numpy(store.read(corner, self.outer))
-        image, label, distance = rotate_and_crop(
-            cube, self.crop, rng.uniform(-self.rotation, self.rotation), int(rng.integers(3))
-        )[:, None]
+        zoom = random_zoom(rng) if self.augment else 1.0
+        side = outer_side(self.crop, zoom)
+        cube = torch.from_numpy(store.read(sampler(store, side, rng), side))
+        degrees, plane = rng.uniform(-self.rotation, self.rotation), int(rng.integers(3))
+        image, label, distance = rotate_and_crop(cube, self.crop, degrees, plane, zoom)[:, None]
+        if self.augment:
+            image = change_intensity(image, rng)
         return Crop(image=image, label=(label > self.label_threshold).float(), distance=distance)

@@ -51,9 +51,7 @@ class Progress:
 def learning_rate_at(config: TrainConfig, progress: float) -> float:
     """Learning rate at `progress` (0..1) through the training: cosine with 5 % linear warm-up, or steps by epoch."""
     if config.schedule == "steps":
-        return config.learning_rate * 0.1 ** sum(
-            progress * config.epochs >= milestone for milestone in config.milestones
-        )
+        return config.learning_rate * 0.1 ** sum(progress * config.epochs >= end for end in config.milestones)
     warm_up = min(1.0, progress / 0.05 + 0.02)
     return config.learning_rate * warm_up * 0.5 * (1 + math.cos(math.pi * progress))
 
@@ -65,14 +63,9 @@ class Run:
         self.config = config
         self.loss = loss_by_name(config.loss, **({} if config.alpha is None else {"alpha": config.alpha}))
         self.weight_alpha = {} if config.alpha is None else {"alpha": config.alpha}
-        self.crops = Crops(
-            [Store.open(config.prepared(case)) for case in config.train_cases],
-            config.crop,
-            config.crops_per_case,
-            config.rotation,
-            config.label_threshold,
-            config.seed,
-        )
+        stores = [Store.open(config.prepared(case)) for case in config.train_cases]
+        drawing = config.model_dump(include={"crop", "rotation", "label_threshold", "seed", "augment"})
+        self.crops = Crops(stores, per_case=config.crops_per_case, **drawing)
         self.validation = [Store.open(config.prepared(case)) for case in config.validation_cases]
         torch.manual_seed(config.seed)
         network = build_network(config.network, width=config.width, supervision=config.supervision)
@@ -118,10 +111,11 @@ class Run:
             decoder, encoder = self.losses(batch)
             total = decoder + config.encoder_weight * encoder
             if not torch.isfinite(total):
-                raise InputError(
-                    f"{config.folder}: the loss is {total.item()} in epoch {epoch + 1}; lower the learning rate"
-                )
+                raise InputError(f"{config.folder}: the loss is {total:g} in epoch {epoch + 1}; lower learning_rate")
             self.fabric.backward(total)
+            if config.gradient_clip is not None:
+                limits = {"max_norm": config.gradient_clip, "error_if_nonfinite": False}  # the loss will tell
+                self.fabric.clip_gradients(self.network, self.optimizer, **limits)
             self.optimizer.step()
             self.optimizer.zero_grad()
             sums += decoder.item(), encoder.item()
@@ -186,7 +180,7 @@ class Run:
         folder, config = self.config.folder, self.config.model_dump()
         if not (folder / "config.json").exists():
             study.write_json(folder / "config.json", config)
-        former = study.read_json(folder / "config.json")
+        former = TrainConfig().model_dump() | study.read_json(folder / "config.json")  # settings unknown to older runs
         changed = sorted(k for k in config.keys() | former.keys() if config.get(k) != former.get(k))
         if changed:
             raise InputError(

@@ -23,6 +23,7 @@ def test_paths_start_at_the_projects_root():
     [
         ({"run": "../elsewhere"}, "plain folder name"),
         ({"epochs": 0}, "epochs"),
+        ({"gradient_clip": 0}, "gradient_clip"),
         ({"test_cases": ["mini_0000"]}, "named twice"),
         ({"widht": 4}, "widht"),
     ],
@@ -30,6 +31,10 @@ def test_paths_start_at_the_projects_root():
 def test_values_out_of_range_are_refused(change, message):
     with pytest.raises(ValidationError, match=message):
         config(**change)
+
+
+def test_defaults_are_the_papers_recipe():
+    assert (config().augment, config().gradient_clip) == (False, None)
 
 
 def test_every_field_is_described():

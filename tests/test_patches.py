@@ -14,10 +14,14 @@ from airwaylib.patches import (
     Crops,
     Store,
     centreline_corner,
+    change_intensity,
     count_inside,
+    outer_side,
     random_corner,
+    random_zoom,
     rotate_and_crop,
     small_airway_corner,
+    thick_slices,
 )
 from airwaylib.phantom import make_phantom
 from airwaylib.prepare import prepare_case
@@ -97,6 +101,35 @@ def test_rotation_is_that_of_scipy(cube, plane, degrees):
 def test_corners_beyond_the_cube_repeat_its_border():
     cube = torch.ones(1, 20, 20, 20)
     assert rotate_and_crop(cube, 20, 45, 1).min() > 1 - 1e-5
+
+
+def test_mirrored_is_flipped_in_every_channel(cube):
+    for zoom in ([-1, 1, 1], [1, -1, 1], [1, 1, -1], [-1, -1, -1]):
+        flipped = cube.flip([1 + axis for axis in range(3) if zoom[axis] < 0])
+        expected = flipped[:, 4:36, 4:36, 4:36]
+        torch.testing.assert_close(rotate_and_crop(cube, 32, 0, 0, np.array(zoom)), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("zoom", "sides"), [(2.0, [16, 16, 16]), ([2, 1, 1], [16, 8, 8]), ([1, 1, -0.5], [8, 8, 4])])
+def test_zoom_magnifies_along_its_axis(zoom, sides):
+    cube = torch.zeros(1, 40, 40, 40)
+    cube[:, 16:24, 16:24, 16:24] = 1
+    points = torch.argwhere(rotate_and_crop(cube, 32, 0, 0, zoom)[0] > 0.4)  # its corners are 0.75^3
+    assert (points.max(0).values - points.min(0).values + 1).tolist() == sides
+    assert len(points) == np.prod(sides)
+
+
+@pytest.mark.parametrize("plane", [0, 1, 2])
+def test_zoom_comes_after_the_turn(cube, plane):
+    # What is stretched is the crop's z, as by a scanner's slices, not an axis of the turned chest.
+    zoom, (i, j) = np.array([0.8, -1.1, 1.25]), (axis for axis in range(3) if axis != plane)
+    turn, angle = np.eye(3), np.deg2rad(14)
+    turn[[i, i, j, j], [i, j, i, j]] = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
+    inverse = turn @ np.diag(1 / zoom)
+    middle = np.full(3, 19.5)
+    expected = [ndimage.affine_transform(c, inverse, middle - inverse @ middle, order=1) for c in cube.numpy()]
+    result = rotate_and_crop(cube, 24, 14, plane, zoom).numpy()
+    np.testing.assert_allclose(result, np.array(expected)[:, 8:32, 8:32, 8:32], atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------------- samplers
@@ -242,7 +275,34 @@ def test_without_rotation_a_crop_is_a_piece_of_the_store(crop):
 
 @pytest.mark.parametrize(("crop", "outer"), [(128, 150), (64, 76), (96, 114), (32, 38), (16, 20)])
 def test_outer_cube_is_the_papers_in_proportion_and_as_wide_on_both_sides(crop, outer):
-    assert Crops([synthetic((crop,) * 3)], crop, 2).outer == outer
+    assert outer_side(crop) == outer
+
+
+@pytest.mark.parametrize("zoom", [0.8, 1.25, [-0.7, 0.8, 0.8], [1.4, -1.25, 1.25]])
+def test_outer_cube_holds_what_a_zoomed_crop_sees(zoom):
+    side = outer_side(64, np.array(zoom))
+    assert (side - 64) % 2 == 0
+    shell = torch.ones(1, side, side, side)
+    shell[:, 1:-1, 1:-1, 1:-1] = 0  # what lies beyond repeats it
+    assert rotate_and_crop(shell, 64, 0, 0, zoom).max() < 1e-5
+    seen = [rotate_and_crop(shell, 64, 15, plane, zoom).mean() for plane in range(3)]
+    assert max(seen) < 0.02  # as with the paper's cube, the corners of the widest turn
+    assert rotate_and_crop(shell, 64, 0, 0, np.array(zoom) * 0.8).max() > 0.5  # and it is not much wider than needed
+
+
+def test_without_augmentation_a_crop_is_the_papers_as_it_always_was(path):
+    store = Store.open(path)
+    for epoch, seed in ((0, 0), (3, 9)):
+        crops, plain = Crops([store], 32, 4, seed=seed), Crops([store], 32, 4, seed=seed, augment=False)
+        crops.epoch = plain.epoch = epoch
+        for index in range(4):
+            turn = int(np.random.default_rng([seed, epoch]).permutation(4)[index])
+            rng = np.random.default_rng([seed, epoch, turn])
+            sampler = centreline_corner if (turn + epoch) % 2 else small_airway_corner
+            cube = torch.from_numpy(store.read(sampler(store, 38, rng), 38))
+            image, label, distance = rotate_and_crop(cube, 32, rng.uniform(-15, 15), int(rng.integers(3)))[:, None]
+            expected = {"image": image, "label": (label > 0.7).float(), "distance": distance}
+            assert equal(crops[index], expected) and equal(plain[index], expected)
 
 
 def test_crop_has_the_documented_form(path):
@@ -281,7 +341,7 @@ def test_label_threshold_is_applied_to_the_crop(monkeypatch):
 def test_rotation_is_drawn_up_to_its_limit_about_every_axis(monkeypatch):
     drawn = []
     monkeypatch.setattr(
-        patches, "rotate_and_crop", lambda cube, crop, degrees, plane: drawn.append((degrees, plane)) or cube
+        patches, "rotate_and_crop", lambda cube, crop, degrees, plane, zoom: drawn.append((degrees, plane)) or cube
     )
     crops = Crops([synthetic((40, 40, 40), centreline=[[20, 20, 20]])], 32, 300, rotation=15)
     assert len(list(crops)) == 300
@@ -290,11 +350,12 @@ def test_rotation_is_drawn_up_to_its_limit_about_every_axis(monkeypatch):
     assert np.bincount(planes.astype(int)) == pytest.approx([100, 100, 100], abs=35)
 
 
-def test_a_crop_depends_on_seed_epoch_and_index_alone(path):
+@pytest.mark.parametrize("augment", [False, True])
+def test_a_crop_depends_on_seed_epoch_and_index_alone(path, augment):
     stores = [Store.open(path)]
-    crops = Crops(stores, 32, 4, seed=5)
+    crops = Crops(stores, 32, 4, seed=5, augment=augment)
     first = list(crops)
-    again = Crops([Store.open(path)], 32, 4, seed=5)
+    again = Crops([Store.open(path)], 32, 4, seed=5, augment=augment)
     np.random.seed(1)  # noqa: NPY002 (global state must not matter)
     torch.manual_seed(1)
     for index in (3, 0, 2, 1, 1):
@@ -302,13 +363,14 @@ def test_a_crop_depends_on_seed_epoch_and_index_alone(path):
     assert not any(equal(a, b) for i, a in enumerate(first) for b in first[:i])
     for crops.epoch in (1, 2):
         assert not any(equal(a, b) for a in first for b in crops)
-    assert not any(equal(a, b) for a in first for b in Crops(stores, 32, 4, seed=6))
+    assert not any(equal(a, b) for a in first for b in Crops(stores, 32, 4, seed=6, augment=augment))
     crops.epoch = 0
     assert all(map(equal, crops, first))
 
 
-def test_workers_draw_the_same_crops_in_every_epoch(path):
-    crops = Crops([Store.open(path)], 32, 4)
+@pytest.mark.parametrize("augment", [False, True])
+def test_workers_draw_the_same_crops_in_every_epoch(path, augment):
+    crops = Crops([Store.open(path)], 32, 4, augment=augment)
     loaders = [DataLoader(crops, batch_size=2, num_workers=workers) for workers in (0, 2)]
     for crops.epoch in (0, 1):
         expected = list(crops)
@@ -324,6 +386,166 @@ def test_index_beyond_the_epoch():
     for index in (4, -1):
         with pytest.raises(IndexError):
             crops[index]
+
+
+# --------------------------------------------------------------------------------------------------------- augmentation
+
+
+def test_zooms_are_drawn_evenly_within_their_limits_and_mirror_half_the_time():
+    zooms = np.array([random_zoom(np.random.default_rng(seed)) for seed in range(4000)])
+    common, extra = np.log(np.abs(zooms[:, 1])) / np.log(1.25), np.log(np.abs(zooms[:, 0] / zooms[:, 1])) / np.log(1.15)
+    np.testing.assert_allclose(np.abs(zooms[:, 1]), np.abs(zooms[:, 2]))
+    for exponent in (common, extra):
+        assert -1 <= exponent.min() < -0.99 and 0.99 < exponent.max() <= 1
+        assert np.histogram(exponent, 4)[0] == pytest.approx(np.full(4, 1000), abs=130)  # 4.5 standard deviations
+    assert abs(np.corrcoef(common, extra)[0, 1]) < 0.07
+    mirrored = (zooms < 0) @ [4, 2, 1]
+    assert np.bincount(mirrored) == pytest.approx(np.full(8, 500), abs=95)
+
+
+def augmented(path, count, **settings):
+    """`count` augmented crops of 32^3."""
+    return list(Crops([Store.open(path)], 32, count, augment=True, **settings))
+
+
+def test_augmented_crop_has_the_documented_form(path):
+    for crop in augmented(path, 40):
+        for tensor in crop.values():
+            assert type(tensor) is torch.Tensor and tensor.shape == (1, 32, 32, 32) and tensor.dtype == torch.float32
+            assert tensor.min() >= 0 and tensor.max() <= 1
+        assert set(crop["label"].unique().tolist()) <= {0, 1}
+
+
+def test_intensity_alone_differs_from_the_crop_before_it_changed(path, monkeypatch):
+    changed = augmented(path, 20)
+    monkeypatch.setattr(patches, "change_intensity", lambda image, rng: image)
+    before = augmented(path, 20)
+    for name in ("label", "distance"):
+        assert all(torch.equal(a[name], b[name]) for a, b in zip(changed, before, strict=True))
+    same = [torch.equal(a["image"], b["image"]) for a, b in zip(changed, before, strict=True)]
+    assert sum(same) < 5  # all changes stay out in about 3 % of the crops
+    related = [
+        np.corrcoef(a["image"].flatten(), b["image"].flatten())[0, 1] for a, b in zip(changed, before, strict=True)
+    ]
+    assert min(related) > 0.5
+
+
+def test_label_and_image_keep_together(monkeypatch):
+    monkeypatch.setattr(patches, "change_intensity", lambda image, rng: image)
+    blobs = ndimage.gaussian_filter(np.random.default_rng(0).random((60, 60, 60)), 4) > 0.5
+    points = np.argwhere(blobs)
+    store = synthetic(blobs.shape, centreline=points, small=points)
+    object.__setattr__(store, "image", (255 * (0.2 + 0.5 * blobs)).astype(np.uint8))
+    crops = list(Crops([store], 32, 40, label_threshold=0.5, augment=True))
+    for crop in crops:
+        image, label = crop["image"].flatten(), crop["label"].flatten()
+        assert np.corrcoef(image, label)[0, 1] > 0.95
+        assert np.corrcoef(crop["distance"].flatten(), label)[0, 1] > 0.95
+
+
+def test_augmentation_zooms_and_mirrors_the_crops(monkeypatch):
+    seen = []
+    original = patches.rotate_and_crop
+    monkeypatch.setattr(
+        patches, "rotate_and_crop", lambda *given: seen.append((len(given[0][0]), given[4])) or original(*given)
+    )
+    crops = Crops([synthetic((60, 60, 60), centreline=[[30, 30, 30]])], 32, 60, augment=True)
+    assert len(list(crops)) == 60
+    assert all(side == outer_side(32, zoom) for side, zoom in seen)
+    sizes = np.abs([zoom for _, zoom in seen])
+    assert sizes.min() < 0.8 and sizes.max() > 1.25 and len({tuple(np.sign(zoom)) for _, zoom in seen}) == 8
+
+
+def test_filters_leave_no_mark_at_the_rim(monkeypatch):
+    monkeypatch.setattr(patches, "NOISE", 0)
+    levels = set()
+    for seed in range(40):
+        changed = change_intensity(torch.full((1, 16, 16, 16), 0.5), np.random.default_rng(seed))
+        assert changed.max() - changed.min() < 5e-3  # 7 HU
+        levels.add(round(changed.mean().item(), 3))
+    assert len(levels) > 20 and min(levels) > 0.39 and max(levels) < 0.61  # 0.85 * 0.5 - 0.03, 1.15 * 0.5 + 0.03
+
+
+def test_noise_is_of_every_strength_and_now_and_then_grainy():
+    noises = [
+        change_intensity(torch.full((1, 24, 24, 24), 0.5), np.random.default_rng(seed))[0].numpy()
+        for seed in range(150)
+    ]
+    strength = np.array([noise.std() for noise in noises])
+    assert (strength < 1e-5).mean() == pytest.approx(0.49, abs=0.12)  # 0.7 twice
+    assert 0.03 < strength.max() < 0.1
+    noisy = [noise - noise.mean() for noise in noises if noise.std() > 0.003]
+    neighbours = np.array([(noise[1:] * noise[:-1]).mean() / noise.var() for noise in noisy])
+    assert (np.abs(neighbours) < 0.05).mean() > 0.2 and (neighbours > 0.2).mean() > 0.1
+
+
+def test_contrast_changes_by_gamma_gain_and_offset(monkeypatch):
+    monkeypatch.setattr(patches, "NOISE", 0)
+    slabs = torch.tensor([0.1, 0.45, 0.8]).repeat_interleave(16)[:, None].expand(1, 48, 48, 48)
+    changed = [change_intensity(slabs, np.random.default_rng(seed))[0, 24, [8, 24, 40], 24] for seed in range(120)]
+    low, middle, high = torch.stack(changed).numpy().T
+    gain = (high - low) / 0.7
+    drawn = {  # the draw, its limits and its probability
+        "gamma": (np.log((middle - low) / (high - low)) / np.log(0.5), 0.8, 1, 1.25, 0.3),
+        "gain": (gain, 0.85, 1, 1.15, 0.5),
+        "offset": (low - 0.1 * gain, -0.03, 0, 0.03, 0.5),
+    }
+    for values, least, none, most, probability in drawn.values():
+        slack = 0.15 * (most - least)
+        assert least - 0.01 < values.min() < least + slack and most - slack < values.max() < most + 0.01
+        assert (np.abs(values - none) > 5e-4).mean() == pytest.approx(probability, abs=0.15)
+
+
+def test_slices_are_thick_now_and_then(monkeypatch):
+    monkeypatch.setattr(patches, "NOISE", 0)
+    for axis, share in ((1, 0.2), (2, 0), (3, 0)):
+        striped = torch.tensor([0.3, 0.6]).repeat(8).expand(1, 16, 16, 16).movedim(-1, axis)
+        flat = 0
+        for seed in range(100):
+            middle = change_intensity(striped, np.random.default_rng(seed))[:, 4:12, 4:12, 4:12]
+            flat += (middle.amax(axis) - middle.amin(axis)).max().item() < 1e-6
+        assert flat / 100 == pytest.approx(share, abs=0.1 * (share > 0))
+
+
+def test_sharpness_changes_both_ways(monkeypatch):
+    monkeypatch.setattr(patches, "NOISE", 0)
+    edge = torch.full((1, 24, 24, 24), 0.3)
+    edge[:, :, 12:] = 0.6
+    steepest = [
+        (change_intensity(edge, np.random.default_rng(seed)).diff(dim=2).max() / 0.3).item() for seed in range(100)
+    ]
+    assert min(steepest) < 0.7 and max(steepest) > 1.25  # 0.85 and 1.15 by contrast alone
+
+
+def test_slices_are_blurred_more_than_their_pixels(monkeypatch):
+    monkeypatch.setattr(patches, "NOISE", 0)
+    monkeypatch.setattr(patches, "thick_slices", lambda image: image)
+    softest = []
+    for axis in (1, 2, 3):
+        edge = torch.full((24, 24, 24), 0.3)
+        edge[12:] = 0.6
+        edge = edge.movedim(0, axis - 1)[None]
+        changed = [change_intensity(edge, np.random.default_rng(seed)) for seed in range(60)]
+        softest.append(min(image.diff(dim=axis).max().item() / 0.3 for image in changed))
+    assert softest[0] < 0.37 < min(softest[1:])  # 0.32 for a blur of 1.2 voxels; 0.47 for 0.8, and 0.85 of it
+
+
+def test_lowest_intensities_are_cut_now_and_then(monkeypatch):
+    monkeypatch.setattr(patches, "NOISE", 0)
+    image = torch.zeros(1, 16, 16, 16)
+    image[:, 8:] = 0.5
+    lowest = np.array([change_intensity(image, np.random.default_rng(seed)).min().item() for seed in range(200)])
+    assert lowest.max() <= max(patches.FLOOR, 0.03 * 1.15) + 1e-6
+    assert 0.4 < (lowest == 0).mean() < 0.8
+
+
+def test_thick_slices_average_pairs_along_z_alone():
+    ramp = torch.arange(8.0)[None, :, None, None].expand(1, 8, 6, 6)
+    torch.testing.assert_close(thick_slices(ramp)[:, 1:7], ramp[:, 1:7])
+    striped = torch.tensor([0.0, 1.0]).repeat(4)
+    assert thick_slices(striped[None, :, None, None].expand(1, 8, 8, 8)).unique().tolist() == [0.5]
+    across = striped[None, None, :, None].expand(1, 8, 8, 8)
+    torch.testing.assert_close(thick_slices(across), across)
 
 
 # ---------------------------------------------------------------------------------------------------------------- store

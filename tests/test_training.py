@@ -81,9 +81,10 @@ def test_same_seed_same_metrics_and_weights(config):
     assert a.with_name("checkpoint.safetensors").read_bytes() == b.with_name("checkpoint.safetensors").read_bytes()
 
 
-def test_number_of_workers_changes_nothing(config):
-    train(config(run="none", epochs=1))
-    train(config(run="two", epochs=1, workers=2))
+@pytest.mark.parametrize("augment", [False, True])
+def test_number_of_workers_changes_nothing(config, augment):
+    train(config(run="none", epochs=1, augment=augment))
+    train(config(run="two", epochs=1, augment=augment, workers=2))
     none, two = (config(run=run).folder / "metrics.csv" for run in ("none", "two"))
     assert none.read_bytes() == two.read_bytes()
 
@@ -130,6 +131,47 @@ def test_damaged_or_other_run_is_refused_and_kept(config):
     (config().folder / "resume.pt").write_bytes(b"not a state")
     with pytest.raises(InputError, match=r"resume\.pt"):
         train(config(epochs=1))
+
+
+def test_a_run_from_before_a_setting_was_known_had_its_default(config):
+    first = train(config())
+    file = config().folder / "config.json"
+    known = study.read_json(file)
+    del known["augment"], known["gradient_clip"]
+    study.write_json(file, known)
+    assert train(config()) == first
+    with pytest.raises(InputError, match="another augment;"):
+        train(config(augment=True))
+
+
+def test_crops_are_drawn_as_the_configuration_says(config):
+    settings = {"crop": 40, "rotation": 3.0, "label_threshold": 0.4, "seed": 7}
+    for augment in (False, True):
+        crops = Run(config(crops_per_case=6, augment=augment, **settings)).crops
+        assert len(crops) == 6
+        assert {name: getattr(crops, name) for name in settings} == settings
+        assert crops.augment == augment
+
+
+def gradient_norms(run, monkeypatch):
+    """Norm of the gradient at each step of an epoch."""
+    norms, step = [], run.optimizer.step
+
+    def watched():
+        gradients = [p.grad for p in run.network.parameters() if p.grad is not None]
+        norms.append(torch.stack([gradient.norm() for gradient in gradients]).norm().item())
+        step()
+
+    monkeypatch.setattr(run.optimizer, "step", watched)
+    run.train_epoch()
+    return norms
+
+
+def test_gradient_is_cut_to_its_limit(config, monkeypatch):
+    any_length = gradient_norms(Run(config()), monkeypatch)
+    assert len(any_length) == 2 and min(any_length) > 0.01
+    assert gradient_norms(Run(config(gradient_clip=1e-3)), monkeypatch) == pytest.approx([1e-3] * 2, rel=1e-2)
+    assert gradient_norms(Run(config(gradient_clip=1e3)), monkeypatch) == any_length  # shorter ones stay as they are
 
 
 def test_training_lowers_the_loss(config):
