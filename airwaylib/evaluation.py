@@ -22,7 +22,7 @@ from airwaylib.volume import Volume, read_mask, read_volume
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 TRUTH_COLUMNS = {"branch", "generation", "radius_start", "radius_end"}
-TRUTH_COLUMNS |= {f"{end}_{axis}" for end in ("start", "end") for axis in "xyz"}
+TRUTH_COLUMNS |= {f"{end}_{axis}" for end in ("start", "middle", "end") for axis in "xyz"}
 SHOWN = {"td": "TD", "bd": "BD", "dsc": "DSC", "precision": "precision", "tpr": "TPR", "cldice": "clDice"}
 
 

@@ -1,8 +1,9 @@
-"""A space-filling airway tree grown inside a schematic thorax.
+"""Space-filling trees of airways and vessels grown inside a thorax.
 
-The tree grows as in Tawhai, Pullan & Hunter, Ann. Biomed. Eng. 28:793, 2000: the volume of a lung is halved again and
-again by a plane through its centroid, and a branch grows towards the centroid of each half. Radii follow Murray's law
-(PNAS 12:207, 1926) from the subtended volume. The thorax and its numbers are our own choice and schematic.
+The large branches to the five lobes are laid out by hand, with the variation of patients. Beyond, the tree grows as in
+Tawhai, Pullan & Hunter, Ann. Biomed. Eng. 28:793, 2000: the volume of a lobe is halved again and again by a plane
+through its centroid, and a branch grows towards the centroid of each half. Radii follow Murray's law (PNAS 12:207,
+1926), with an exponent of one's own, from the volume of lung that a branch serves.
 """
 
 from dataclasses import dataclass
@@ -10,117 +11,113 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-TREE_COLUMNS = ["branch", "parent", "generation", "start_x", "start_y", "start_z", "end_x", "end_y", "end_z"]
-TREE_COLUMNS += ["radius_start", "radius_end"]  # mm, LPS; parent -1 for the trachea
+from airwaylib.thorax import Thorax
+
+POINTS = [f"{place}_{axis}" for place in ("start", "middle", "end") for axis in "xyz"]
+TREE_COLUMNS = ["branch", "parent", "generation", *POINTS, "radius_start", "radius_end"]  # mm, LPS; parent -1: the root
 MOST_BEND = np.deg2rad(65)  # of a branch from its parent's direction
+LEAF = 25  # points of a lung; a branch that served fewer is not grown
 
-
-# --------------------------------------------------------------------------------------------------------------- thorax
-
-
-@dataclass(frozen=True)
-class Thorax:
-    """A schematic thorax in mm: elliptic body, two lungs over a domed diaphragm, mediastinum between; one a case."""
-
-    extent: np.ndarray  # x, y, z
-    centre: np.ndarray  # x, y of the body's axis
-    body: np.ndarray  # semi-axes x, y
-    mediastinum: float  # half width
-    heart: float  # how far the heart bulges into the left lung
-    dome: float  # height of the diaphragm
-    carina: np.ndarray  # x, y, z
-
-    @classmethod
-    def random(cls, extent: np.ndarray, rng: np.random.Generator) -> "Thorax":
-        """Draw a thorax that fills `extent` (x, y, z in mm)."""
-        centre = extent[:2] * (0.5 + rng.uniform(-0.01, 0.01, 2))
-        body = extent[:2] * np.array([0.465, 0.36]) * rng.uniform(0.97, 1.03, 2)
-        carina = np.array([*centre, extent[2] * rng.uniform(0.60, 0.66)])
-        carina += extent * np.array([rng.uniform(-0.01, 0.01), rng.uniform(0.02, 0.05), 0])
-        mediastinum, heart, dome = body[0] * rng.uniform([0.13, 0.20, 0.25], [0.17, 0.32, 0.40])
-        values = (extent, centre, body, mediastinum, heart, dome, carina)
-        return cls(*map(np.float32, values))  # float64 would double the memory of all images made from them
-
-    def body_depth(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Depth under the skin in mm (negative outside), to first order."""
-        elliptic = np.hypot((x - self.centre[0]) / self.body[0], (y - self.centre[1]) / self.body[1])
-        return (1 - elliptic) * self.body.min()
-
-    def lung_depth(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """Depth inside the nearer lung in mm (negative outside), to first order; broadcasts x, y, z in mm."""
-        u, v = x - self.centre[0], y - self.centre[1]
-        height = z / self.extent[2]
-        # The cage narrows to the apex at 97 % of the height; below the middle it is a cylinder.
-        narrowing = np.sqrt(np.clip(1 - (np.clip(height - 0.45, 0, None) / 0.52) ** 2, 0, 1)) + 1e-3
-        cage = 0.84 * self.body
-        wall = (narrowing - np.hypot(u / cage[0], v / cage[1])) * cage.min()
-        bulge = np.exp(-(((height - 0.30) / 0.18) ** 2)) * np.exp(-((v / self.body[1] + 0.35) ** 2) / 0.18)
-        side = np.abs(u) - self.mediastinum - np.where(u > 0, self.heart, 0.3 * self.heart) * bulge
-        lobe = np.abs(u) - 0.52 * self.body[0]
-        dome = self.dome * np.exp(-(lobe**2 + (v + 0.1 * self.body[1]) ** 2) / cage.min() ** 2)
-        return np.minimum(np.minimum(wall, side), z - 0.06 * self.extent[2] - dome)
-
-
-# ----------------------------------------------------------------------------------------------------------------- tree
+# The large branches: name, parent, end in standard mm from the carina (u left, v back, w up), lobes served by number.
+AIRWAYS = (
+    ("right main", "trachea", (-21, 2, -22), (0, 1, 2)),
+    ("left main", "trachea", (38, 9, -29), (3, 4)),
+    ("right upper", "right main", (-40, 4, -14), (0,)),
+    ("intermediate", "right main", (-27, 7, -48), (1, 2)),
+    ("right middle", "intermediate", (-40, -15, -64), (1,)),
+    ("right lower", "intermediate", (-34, 17, -67), (2,)),
+    ("left upper", "left main", (54, -4, -27), (3,)),
+    ("left lower", "left main", (46, 17, -46), (4,)),
+)
+VEINS = (  # from the left atrium; the root is a stub inside it
+    ("right veins", "atrium", (-26, 2, -42), (0, 1, 2)),
+    ("left veins", "atrium", (30, 4, -40), (3, 4)),
+    ("right superior", "right veins", (-36, -10, -36), (0, 1)),
+    ("right inferior", "right veins", (-38, 12, -62), (2,)),
+    ("right upper", "right superior", (-46, -10, -22), (0,)),
+    ("right middle", "right superior", (-44, -20, -52), (1,)),
+    ("left superior", "left veins", (48, -12, -30), (3,)),
+    ("left inferior", "left veins", (44, 16, -58), (4,)),
+)
 
 
 @dataclass(frozen=True)
 class Branch:
-    """A straight airway or vessel; mm."""
+    """An airway or vessel; mm. Its axis is the parabola through start, middle and end."""
 
     parent: int
     generation: int
     start: np.ndarray  # x, y, z
+    middle: np.ndarray
     end: np.ndarray
-    radius: float  # at its middle
+    points: int  # of the lung, that it serves
+
+    @property
+    def heading(self) -> np.ndarray:
+        """Direction at its end, a unit vector."""
+        return unit(3 * self.end - 4 * self.middle + self.start)
 
 
 class Tree:
-    """Branches grown so far in a thorax, parents before children, to serve `points` points of its lungs."""
+    """Branches grown so far in a thorax, parents before children."""
 
-    def __init__(self, thorax: Thorax, root_radius: float, points: int):
-        self.thorax, self.root_radius, self.points = thorax, root_radius, points
+    def __init__(self, thorax: Thorax, rng: np.random.Generator):
+        self.thorax, self.rng = thorax, rng
         self.branches: list[Branch] = []
 
-    def murray(self, points: int) -> float:
-        """Radius in mm of a branch that serves `points` points, by Murray's law: flow goes with the radius cubed."""
-        return self.root_radius * (points / self.points) ** (1 / 3)
-
     def add(self, parent: int, start: np.ndarray, end: np.ndarray, points: int) -> int:
-        """Append a branch; returns its number."""
-        generation = 0 if parent < 0 else self.branches[parent].generation + 1
-        self.branches.append(Branch(parent, generation, start, end, self.murray(points)))
+        """Append a branch, which leaves in part along its parent's direction; returns its number."""
+        generation, middle, length = 0, (start + end) / 2, np.linalg.norm(end - start)
+        if parent >= 0:
+            generation = self.branches[parent].generation + 1
+            chord = unit(end - start)
+            onward = self.branches[parent].heading + self.rng.normal(0, 0.25, 3)
+            middle += 0.09 * length * (onward - (onward @ chord) * chord)
+        self.branches.append(Branch(parent, generation, start, middle, end, points))
         return len(self.branches) - 1
 
-    def grow(self, stem: int, points: np.ndarray, smallest: float, rng: np.random.Generator) -> None:
-        """Fill `points` (N, 3; mm) with pairs of branches from the end of `stem`, none under radius `smallest`."""
+    def grow(self, stem: int, points: np.ndarray) -> None:
+        """Fill `points` (N, 3; mm) with pairs of branches from the end of `stem`."""
         stack = [(stem, points)]
         while stack:
             parent, served = stack.pop()
-            start, direction = self.branches[parent].end, unit(self.branches[parent].end - self.branches[parent].start)
-            halves = halve(served, direction, rng)
-            if min(self.murray(len(half)) for half in halves) < smallest:
+            start, direction = self.branches[parent].end, self.branches[parent].heading
+            halves = halve(served, direction, self.rng)
+            if min(map(len, halves)) < LEAF:
                 continue
             for half in halves:
                 reach = half.mean(0) - start
-                heading = bend(direction, unit(reach))
-                length = max(np.linalg.norm(reach) * rng.uniform(0.46, 0.58), 3 * self.murray(len(half)))
-                while self.thorax.lung_depth(*(start + length * heading)) <= 1 and length > 1:
+                heading = bend(direction, unit(unit(reach) + 0.55 * direction))
+                length = np.linalg.norm(reach) * self.rng.uniform(0.42, 0.62)
+                if not self.thorax.holds(start + length * heading):
+                    heading = unit(reach)
+                while not self.thorax.holds(start + length * heading) and length > 1:
                     length *= 0.8
                 stack.append((self.add(parent, start, start + length * heading, len(half)), half))
 
-    def table(self, smallest: float = 0.0) -> pd.DataFrame:
-        """Tabulate the branches, one row each (TREE_COLUMNS), without pairs that reach below radius `smallest`."""
-        thinnest = np.full(len(self.branches) + 1, np.inf)  # child of each branch; the last entry is of parent -1
-        for branch in self.branches:
-            thinnest[branch.parent] = min(thinnest[branch.parent], branch.radius)
-        number, rows = {-1: -1}, []
-        for old, branch in enumerate(self.branches):
-            if branch.parent in number and thinnest[branch.parent] >= smallest:
-                number[old] = len(rows)
-                radii = 1.06 * branch.radius, 0.94 * branch.radius
-                rows.append([len(rows), number[branch.parent], branch.generation, *branch.start, *branch.end, *radii])
+    def table(self, root_radius: float, exponent: float = 3.0) -> pd.DataFrame:
+        """Tabulate the branches, one row each (TREE_COLUMNS), with radii by Murray's law: r^exponent adds up.
+
+        root_radius in mm, at the middle of the root.
+        """
+        most, rows = self.branches[0].points, []
+        for number, branch in enumerate(self.branches):
+            radius = root_radius * (branch.points / most) ** (1 / exponent)
+            place = *branch.start, *branch.middle, *branch.end
+            rows.append([number, branch.parent, branch.generation, *place, 1.06 * radius, 0.94 * radius])
         return pd.DataFrame(rows, columns=TREE_COLUMNS)
+
+
+def prune(tree: pd.DataFrame, smallest: float) -> pd.DataFrame:
+    """Leave out the pairs with a branch under radius `smallest` (mm; at its middle) and all beyond; renumbered."""
+    radius = (tree["radius_start"] + tree["radius_end"]) / 2
+    thinnest = radius.groupby(tree["parent"]).transform("min")  # of a branch and its sibling
+    number = {-1: -1}
+    for branch, parent, least in zip(tree["branch"], tree["parent"], thinnest, strict=True):
+        if parent in number and least >= smallest:
+            number[branch] = len(number) - 1
+    kept = tree[tree["branch"].isin(number)].reset_index(drop=True)
+    return kept.assign(branch=kept["branch"].map(number), parent=kept["parent"].map(number))
 
 
 def unit(vector: np.ndarray) -> np.ndarray:
@@ -138,38 +135,61 @@ def bend(direction: np.ndarray, heading: np.ndarray) -> np.ndarray:
 
 
 def halve(points: np.ndarray, direction: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Split `points` (N, 3) by the plane through their centroid that holds `direction` and cuts their widest spread."""
+    """Split `points` (N, 3) by a plane that holds `direction` and cuts their widest spread near their centroid.
+
+    The two parts differ by up to a half or so: airways do not divide evenly.
+    """
     centred = points - points.mean(0)
     flat = centred - np.outer(centred @ direction, direction)
     normal = np.linalg.eigh(flat.T @ flat)[1][:, -1] + rng.normal(0, 0.15, 3)
-    side = centred @ unit(normal - (normal @ direction) * direction) > 0
+    along = centred @ unit(normal - (normal @ direction) * direction)
+    side = along > rng.normal(0, 0.22) * along.std()
     return points[side], points[~side]
 
 
 def grow_tree(
     thorax: Thorax,
-    hila: np.ndarray,
-    points: list[np.ndarray],
-    trachea_radius: float,
-    smallest: float,
+    root: np.ndarray,
+    plan: tuple,
+    lobes: list[np.ndarray],
     rng: np.random.Generator,
 ) -> Tree:
-    """Grow a trachea, a stem to each lung's hilum (2, 3; mm), and pairs of branches that fill each lung's `points`.
+    """Grow a root, the large branches of `plan`, and pairs of branches that fill the points of each of the `lobes`.
 
-    `trachea_radius` in mm is varied by 6 %; no pair has a branch under radius `smallest` in mm.
+    root: its start and end (2, 3) in standard mm. plan: AIRWAYS or VEINS. lobes: (N, 3) in mm each, see `Thorax.fill`.
     """
-    tree = Tree(thorax, trachea_radius * rng.uniform(0.94, 1.06), sum(map(len, points)))
-    top = thorax.carina * [1, 1, 0] + [*(thorax.extent[:2] * rng.uniform(-0.02, 0.02, 2)), thorax.extent[2]]
-    trachea = tree.add(-1, top, thorax.carina, tree.points)
-    for hilum, served in zip(hila, points, strict=True):
-        stem = tree.add(trachea, thorax.carina, hilum, len(served))
-        tree.grow(stem, served, smallest, rng)
+    tree = Tree(thorax, rng)
+    start, end = thorax.place(root)
+    number = {plan[0][1]: tree.add(-1, start, end, sum(map(len, lobes)))}
+    for name, parent, offset, served in plan:
+        reach = np.array(offset) * rng.normal(1, 0.1, 3) + rng.normal(0, 1.5, 3)
+        target = thorax.place((thorax.carina + reach)[None])[0]
+        points = np.concatenate([lobes[lobe] for lobe in served])
+        number[name] = tree.add(number[parent], tree.branches[number[parent]].end, target, len(points))
+        if len(served) == 1:
+            tree.grow(number[name], points)
     return tree
 
 
-def grow_points(thorax: Thorax, count: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Spread `count` points over both lungs, 2 mm or more under the pleura: [right (n, 3), left (m, 3)] in mm."""
-    points = rng.uniform(0, thorax.extent, (12 * count, 3))
-    points = points[thorax.lung_depth(*points.T) > 2][:count]
-    left = points[:, 0] > thorax.centre[0]
-    return [points[~left], points[left]]
+def axes(tree: pd.DataFrame, step: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points on the axes of a tree's branches, at most about `step` mm apart, both ends included.
+
+    Returns the row of each point's branch (N,), the points (N, 3; x, y, z in mm), and the radius there in mm (N,).
+    """
+    start, middle, end = (
+        tree[[f"{place}_{axis}" for axis in "xyz"]].to_numpy() for place in ("start", "middle", "end")
+    )
+    length = np.linalg.norm(middle - start, axis=1) + np.linalg.norm(end - middle, axis=1)
+    count = np.ceil(length / step).astype(int) + 1
+    row = np.repeat(np.arange(len(tree)), np.maximum(count, 2))
+    t = np.concatenate([np.linspace(0, 1, max(n, 2)) for n in count])[:, None] if len(tree) else np.zeros((0, 1))
+    points = (1 - t) * (1 - 2 * t) * start[row] + 4 * t * (1 - t) * middle[row] + t * (2 * t - 1) * end[row]
+    first, last = (tree[name].to_numpy()[row] for name in ("radius_start", "radius_end"))
+    return row, points, first + t[:, 0] * (last - first)
+
+
+def tubes(tree: pd.DataFrame, step: float = 3.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Straight pieces of at most about `step` mm that make up a tree: start (N, 3), end (N, 3), radii (N, 2) in mm."""
+    row, points, radius = axes(tree, step)
+    joined = row[1:] == row[:-1]
+    return points[:-1][joined], points[1:][joined], np.stack([radius[:-1], radius[1:]], 1)[joined]

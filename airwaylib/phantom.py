@@ -1,49 +1,55 @@
-"""Synthetic chest CT with exact truth: an airway tree and vessels drawn into a schematic thorax.
+"""Synthetic chest CT with exact truth: airways and vessels grown in a thorax, with disease, seen by a CT scanner.
 
-Thorax and trees come from `growth`. Calibres, HU values and noise are our own choice and schematic: the images are
-synthetic.
+The anatomy comes from `thorax`, `body` and `growth`, disease and traps from `disease`, the acquisition from `scanner`.
+Calibres and HU values are our own choice; `calibration` tells how far they are from patients. The images are synthetic.
 """
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import ndimage
 
+from airwaylib import disease
+from airwaylib.body import draw_body
+from airwaylib.drawing import Grid, Shape, draw_axes, draw_tubes
 from airwaylib.errors import InputError
 from airwaylib.files import atomic_path
-from airwaylib.growth import Thorax, grow_points, grow_tree, unit
+from airwaylib.growth import AIRWAYS, VEINS, axes, grow_tree, prune, tubes, unit
+from airwaylib.scanner import Protocol, sample_slices, scan
+from airwaylib.scene import AIR, Scene, Tubes, join
+from airwaylib.thorax import CAGE, HEIGHT, Thorax
 from airwaylib.volume import Volume, write_volume
-
-Shape = tuple[int, int, int]  # z, y, x
 
 
 @dataclass(frozen=True)
 class PhantomSize:
-    """Grid and airway calibre of a phantom: shape in voxels, everything else in mm."""
+    """How large a phantom is, lengths in mm: a given shape, or an adult in a matrix of 512 x 512."""
 
-    shape: Shape
-    spacing: float
-    trachea_radius: float
-    smallest_airway: float  # radius below which an airway is not drawn
-    smallest_vessel: float
+    points: int  # that its trees serve
+    trachea_radius: tuple[float, float]
+    exponent: tuple[float, float]  # of Murray's law in the airways; 3 is the law's, patients' CTs show less
+    smallest_airway: float  # radius of the thinnest labelled one, where the scan resolves it
+    shape: Shape | None = None  # None: by patient and protocol
+    spacing: float | None = None
 
 
 SIZES = {
-    "mini": PhantomSize((128, 128, 128), 1.0, trachea_radius=5.0, smallest_airway=0.93, smallest_vessel=0.6),
-    "chest": PhantomSize((400, 512, 512), 0.7, trachea_radius=9.0, smallest_airway=1.1, smallest_vessel=0.6),
+    "mini": PhantomSize(14_000, (4.7, 5.3), (2.8, 3.1), smallest_airway=0.93, shape=(128, 128, 128), spacing=1.0),
+    "chest": PhantomSize(150_000, (6.5, 10.0), (2.3, 2.9), smallest_airway=0.65),
 }
-
-HU = {"air": -1000, "lung": -860, "fat": -100, "soft": 40, "vessel": 50, "wall": 0}
+MATRIX = 512
+FAINTEST = {"airway": 0.5, "vessel": 0.3}  # mm; radius of the thinnest that is drawn at all
 
 
 @dataclass(frozen=True)
 class Phantom:
     """One synthetic case.
 
-    `ct` int16 HU; `airway` (lumen), `lung` and `centreline` boolean, all on one grid; `tree` one row a branch: branch,
-    parent (-1 for the trachea), generation, start_{x,y,z}, end_{x,y,z}, radius_start, radius_end (mm, LPS).
+    `ct` int16 HU; `airway` (lumen), `lung` and `centreline` boolean, all on one grid; `tree` one row a labelled branch:
+    branch, parent (-1 for the trachea), generation, {start,middle,end}_{x,y,z} (the axis is the parabola through them),
+    radius_start, radius_end (mm, LPS); `findings`, see `disease.PROBABILITY`; `protocol` of the scan.
     """
 
     name: str
@@ -52,110 +58,112 @@ class Phantom:
     lung: Volume
     centreline: Volume
     tree: pd.DataFrame
+    findings: tuple[str, ...]
+    protocol: Protocol
+
+
+# -------------------------------------------------------------------------------------------------------------- patient
+
+
+@dataclass(frozen=True)
+class Patient:
+    """Where a case's anatomy lies, and what differs from patient to patient in the airways."""
+
+    thorax: Thorax
+    trachea_radius: float
+    exponent: float  # of Murray's law in the airways
+    wall: float  # thickness of airway walls relative to `wall_thickness`
+    findings: tuple[str, ...]
+
+
+def choose_grid(size: PhantomSize, rng: np.random.Generator) -> tuple[Protocol, Grid, float]:
+    """Choose a patient's size (1: average), and the protocol and grid (of the CT) that take in the lungs."""
+    if size.shape:
+        extent = size.shape[2] * size.spacing
+        return Protocol.plain(size.spacing), Grid(size.shape, (size.spacing,) * 3), 0.47 * extent / (CAGE + 33)
+    scale = rng.uniform(0.84, 1.14)
+    width = 2 * scale * (CAGE + rng.uniform(12, 50))
+    protocol = Protocol.random(rng, float(np.clip(width / MATRIX, 0.5, 0.9)))
+    slices = int(scale * HEIGHT * rng.uniform(0.95, 1.25) / protocol.interval)
+    return protocol, Grid((slices, MATRIX, MATRIX), protocol.spacing), scale
+
+
+def wall_thickness(radius: np.ndarray) -> np.ndarray:
+    """Return the airway wall in mm for a lumen of `radius` mm: about a third of it, 2 mm at most or so (our choice)."""
+    return 2.4 * (1 - np.exp(-np.asarray(radius) / 5))
 
 
 # -------------------------------------------------------------------------------------------------------------- drawing
 
 
-def draw_tubes(shape: Shape, spacing: float, start: np.ndarray, end: np.ndarray, radii: np.ndarray) -> np.ndarray:
-    """Signed distance in mm (float32, negative inside, at most one voxel) to the union of tapered round-ended tubes.
-
-    start, end: (N, 3) x, y, z in mm; radii: (N, 2) mm at start and end. Exact for an even tube; beside one that tapers
-    with slope t, too large by a factor of sqrt(1 + t^2).
-    """
-    # Strategy: distance to a tube = distance to its axis - radius there, in a box of the voxels within one voxel of it.
-    distance = np.full(shape, spacing, np.float32)
-    extent = np.array(shape[::-1])
-    reach = radii.max(1, keepdims=True) + spacing
-    low = np.clip(np.floor((np.minimum(start, end) - reach) / spacing), 0, extent).astype(int)
-    high = np.clip(np.ceil((np.maximum(start, end) + reach) / spacing) + 1, 0, extent).astype(int)
-    for a, b, (r0, r1), lo, hi in zip(start, end, radii, low, high, strict=True):
-        axes = np.ogrid[lo[2] : hi[2], lo[1] : hi[1], lo[0] : hi[0]][::-1]
-        x, y, z = ((axis * spacing - a[i]).astype(np.float32) for i, axis in enumerate(axes))
-        ab = (b - a).astype(np.float32)
-        along = np.clip((x * ab[0] + y * ab[1] + z * ab[2]) / max(float(ab @ ab), 1e-6), 0, 1)
-        squared = (x - along * ab[0]) ** 2 + (y - along * ab[1]) ** 2 + (z - along * ab[2]) ** 2
-        box = distance[lo[2] : hi[2], lo[1] : hi[1], lo[0] : hi[0]]
-        np.minimum(box, np.sqrt(squared) - np.float32(r0) - along * np.float32(r1 - r0), out=box)
-    return distance
-
-
-def coverage(distance: np.ndarray, spacing: float) -> np.ndarray:
-    """Turn signed `distance` to a surface (mm, negative inside) into the share of each voxel that lies inside."""
-    return np.clip(0.5 - distance / spacing, 0, 1)
-
-
-def blend(image: np.ndarray, hu: float | np.ndarray, share: np.ndarray) -> None:
-    """Lay a tissue of `hu` over `image` in place, `share` of each voxel."""
-    image += share * (hu - image)
-
-
-def draw_centreline(shape: Shape, spacing: float, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Mark the voxels that the branches' axes pass through; start, end (N, 3) x, y, z in mm."""
-    mask = np.zeros(shape, bool)
-    for a, b in zip(start, end, strict=True):
-        steps = np.linspace(0, 1, int(np.linalg.norm(b - a) / spacing * 4) + 2)[:, None]
-        index = np.rint((a + steps * (b - a)) / spacing).astype(int)
-        index = index[((index >= 0) & (index < np.array(shape[::-1]))).all(1)]
-        mask[index[:, 2], index[:, 1], index[:, 0]] = True
-    return mask
-
-
-def tubes(tree: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return start (N, 3), end (N, 3) and radii (N, 2) of a tree's branches in mm."""
-    columns = tree[[f"{end}_{axis}" for end in ("start", "end") for axis in "xyz"]].to_numpy()
-    return columns[:, :3], columns[:, 3:], tree[["radius_start", "radius_end"]].to_numpy()
-
-
-def beside(tree: pd.DataFrame, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Run an artery along each airway, about its size and wall to wall with it: start, end, radii as `tubes`."""
-    start, end, radii = tubes(tree)
+def arteries(airways: pd.DataFrame, rows: pd.DataFrame, wall: float, rng: np.random.Generator) -> pd.DataFrame:
+    """Move a tree of arteries, grown as the airways (`rows` has the radii), beside them, wall to wall."""
     axis = unit(rng.normal([0, -2, 0], 1))  # the arteries keep to one side, mostly in front
+    start, middle, end = (airways[[f"{p}_{a}" for a in "xyz"]].to_numpy() for p in ("start", "middle", "end"))
     across = np.cross(end - start, axis)
     across /= np.linalg.norm(across, axis=1, keepdims=True) + 1e-9
-    vessel = 1.05 * radii
-    shift_end = across * (radii[:, 1:] + vessel[:, 1:] + wall_thickness(radii[:, 1:]))
-    shift_start = shift_end[tree["parent"].clip(0)]  # at the end of the parent's artery: one tree, too
-    return start + shift_start, end + shift_end, vessel
+    radius = airways["radius_end"].to_numpy()
+    shift = across * (radius + wall * wall_thickness(radius) + rows["radius_end"].to_numpy())[:, None]
+    first = shift[airways["parent"].clip(0)]  # at the end of the parent's artery: one tree, too
+    moved = {"start": start + first, "middle": middle + (first + shift) / 2, "end": end + shift}
+    return rows.assign(**{f"{p}_{a}": points[:, i] for p, points in moved.items() for i, a in enumerate("xyz")})
 
 
-def wall_thickness(radius: np.ndarray) -> np.ndarray:
-    """Return the airway wall in mm for a lumen of `radius` mm (our choice)."""
-    return 0.3 + 0.2 * radius
+def trachea_tubes(tree: pd.DataFrame, narrow: bool, rng: np.random.Generator) -> Tubes:
+    """Pieces of the trachea: round, wide, deep, like a horseshoe or a sabre's sheath in section, of about one area."""
+    offsets, radius = {
+        "round": ([(0, 0)], [1.0]),
+        "wide": ([(-0.25, 0), (0.25, 0)], [0.86, 0.86]),
+        "deep": ([(0, -0.28), (0, 0.28)], [0.84, 0.84]),
+        "horseshoe": ([(0, -0.2), (-0.35, 0.25), (0.35, 0.25)], [0.86, 0.6, 0.6]),
+        "sabre": ([(0, -0.75), (0, 0), (0, 0.75)], [0.6, 0.6, 0.6]),
+    }["sabre" if narrow else rng.choice(["round", "wide", "deep", "horseshoe"], p=[0.4, 0.2, 0.2, 0.2])]
+    start, end, radii = tubes(tree[:1])
+    shift = [np.array([x, y, 0]) * radii.mean() for x, y in offsets]
+    return join(*((start + move, end + move, radii * share) for move, share in zip(shift, radius, strict=True)))
 
 
-# ---------------------------------------------------------------------------------------------------------------- image
+def draw_trees(scene: Scene, patient: Patient, lobes: list[np.ndarray], contrast: float) -> tuple[pd.DataFrame, Tubes]:
+    """Lay vessels, nodules and airways over the image; returns all airways, and the pieces of the trachea."""
+    rng, findings, thorax = scene.rng, patient.findings, patient.thorax
+    top = thorax.carina + np.array([rng.normal(0, 5), rng.normal(-16, 5), 400 - thorax.carina[2]])
+    atrium = thorax.carina + np.array([[0, 4, -60], [0, 8, -46]])
+    airway_tree = grow_tree(thorax, np.stack([top, thorax.carina]), AIRWAYS, lobes, rng)
+    vein_tree = grow_tree(thorax, atrium, VEINS, [lobe[::2] for lobe in lobes], rng)
+    airways = airway_tree.table(patient.trachea_radius, patient.exponent)
+    if "bronchiectasis" in findings:
+        airways = disease.widen(airways, rng)
+    wide, blood = patient.trachea_radius * rng.uniform(0.72, 0.98), rng.normal(45, 5)
+    artery = arteries(airways, airway_tree.table(wide, rng.uniform(2.6, 3)), patient.wall, rng)
+    veins = vein_tree.table(wide * rng.uniform(0.8, 1.0), rng.uniform(2.6, 3))
+    for vessels, share in ((artery, rng.uniform(0.6, 1)), (veins, rng.uniform(0.4, 1))):
+        drawn = prune(vessels, FAINTEST["vessel"])
+        scene.tubes(blood + share * contrast, tubes(drawn[drawn["generation"] >= 2]))
+    disease.paint_nodules(scene, np.concatenate(lobes), findings)
+    drawn = prune(airways, FAINTEST["airway"])
+    trachea = trachea_tubes(drawn, "narrow trachea" in findings, rng)
+    start, end, radii = join(trachea, tubes(drawn[1:]))
+    scene.tubes(rng.uniform(0, 50), (start, end, radii + patient.wall * wall_thickness(radii)))
+    if "calcified trachea" in findings:
+        ring = trachea[2] + patient.wall * wall_thickness(trachea[2]) - 0.3
+        scene.tubes(rng.uniform(120, 400), (*trachea[:2], ring))
+    scene.tubes(AIR, (start, end, radii))
+    if "mucus plugs" in findings:
+        scene.tubes(rng.uniform(0, 50), disease.mucus_plugs(drawn, rng))
+    return airways, trachea
 
 
-def correlated_noise(shape: Shape, sigma: float, rng: np.random.Generator) -> np.ndarray:
-    """Smooth white noise by a Gaussian of `sigma` voxels and bring it back to unit variance; float32."""
-    noise = ndimage.gaussian_filter(rng.standard_normal(shape, np.float32), sigma, mode="wrap", truncate=3)
-    return noise / noise.std()
+def draw_labels(grid: Grid, tree: pd.DataFrame, trachea: Tubes) -> tuple[np.ndarray, np.ndarray]:
+    """Masks of the lumen and the centreline: a voxel is airway whose centre is inside, or which an axis passes through.
+
+    The latter holds thin airways together between thick slices.
+    """
+    row, points, _ = axes(tree, min(grid.spacing))
+    centreline = draw_axes(grid, np.split(points, np.flatnonzero(np.diff(row)) + 1))
+    return (draw_tubes(grid, *join(trachea, tubes(tree[1:]))) <= 0) | centreline, centreline
 
 
-def lung_texture(shape: Shape, rng: np.random.Generator) -> np.ndarray:
-    """Vary the parenchyma smoothly, in HU: correlated noise on a grid four times coarser, interpolated linearly."""
-    # Strategy: one axis after the other, the last of the array first: scipy's zoom takes ten times as long.
-    texture = 22 * correlated_noise(tuple((n + 3) // 4 + 1 for n in shape), 1.0, rng)
-    for axis in (2, 1, 0):
-        node, step = np.divmod(np.arange(shape[axis]), 4)
-        low, high = texture.take(node, axis), texture.take(node + 1, axis)
-        texture = low + np.expand_dims(step.astype(np.float32) / 4, tuple({0, 1, 2} - {axis})) * (high - low)
-    return texture
-
-
-def draw_thorax(thorax: Thorax, size: PhantomSize, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the body without airways and vessels: image (float32 HU) and lung mask."""
-    z, y, x = (axis.astype(np.float32) * size.spacing for axis in np.ogrid[tuple(map(slice, size.shape))])
-    depth = thorax.body_depth(x, y)
-    section = np.full(depth.shape, HU["air"], np.float32)
-    blend(section, HU["fat"], coverage(-depth, size.spacing))
-    blend(section, HU["soft"], coverage(0.06 * thorax.body.min() - depth, size.spacing))
-    image = np.broadcast_to(section, size.shape).copy()
-    inside = thorax.lung_depth(x, y, z)
-    gravity = 60 * ((y - thorax.centre[1]) / thorax.body[1] / 2)  # the back of a lung is denser: the patient lies on it
-    blend(image, HU["lung"] + gravity + lung_texture(size.shape, rng), coverage(-inside, size.spacing))
-    return image, inside >= 0
+# ----------------------------------------------------------------------------------------------------------------- case
 
 
 def phantom_name(seed: int, size: str) -> str:
@@ -163,34 +171,14 @@ def phantom_name(seed: int, size: str) -> str:
     return f"{size}_{seed:04d}"
 
 
-def draw_vessels(
-    image: np.ndarray, spacing: float, airways: pd.DataFrame, veins: pd.DataFrame, rng: np.random.Generator
-) -> None:
-    """Lay the `veins` and an artery beside each of the `airways` over `image` in place; none runs along the trachea."""
-    trees = zip(beside(airways, rng), tubes(veins), strict=True)
-    start, end, radii = (np.concatenate([arteries[1:], veins[1:]]) for arteries, veins in trees)
-    blend(image, HU["vessel"], coverage(draw_tubes(image.shape, spacing, start, end, radii), spacing))
-
-
-def draw_airways(image: np.ndarray, spacing: float, tree: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Lay the branches' walls and lumens over `image` in place; returns the masks of lumen and centreline."""
-    start, end, radii = tubes(tree)
-    outer = draw_tubes(image.shape, spacing, start, end, radii + wall_thickness(radii))
-    blend(image, HU["wall"], coverage(outer, spacing))
-    lumen = draw_tubes(image.shape, spacing, start, end, radii)
-    blend(image, HU["air"], coverage(lumen, spacing))
-    return lumen <= 0, draw_centreline(image.shape, spacing, start, end)
-
-
-def scan(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Blur `image` (HU) by the scanner's point spread and add its correlated noise; int16."""
-    image = ndimage.gaussian_filter(image, rng.uniform(0.45, 0.6), truncate=3)
-    image += rng.uniform(20, 35) * correlated_noise(image.shape, rng.uniform(0.5, 0.7), rng)
-    return np.clip(np.rint(image), -1024, 3071).astype(np.int16)
+def seed_and_size(name: str) -> tuple[int, str] | None:
+    """Seed and size of the phantom called `name`, or None where no phantom can be called so."""
+    size, _, seed = name.partition("_")
+    return (int(seed), size) if size in SIZES and seed.isdecimal() else None
 
 
 def make_phantom(seed: int, size: str = "mini") -> Phantom:
-    """Make a case of `size` "mini" (128^3 at 1 mm) or "chest" (512x512x400 at 0.7 mm); the same seed, the same case.
+    """Make a case of `size` "mini" (128^3 at 1 mm, healthy) or "chest" (an adult, 512 x 512); same seed, same case.
 
     Raises
     ------
@@ -206,33 +194,45 @@ def make_phantom(seed: int, size: str = "mini") -> Phantom:
         raise InputError(f"phantom size {size!r} is unknown: choose one of {', '.join(SIZES)}")
     if seed < 0:
         raise InputError(f"phantom seed {seed} is negative: give 0 or more")
-    grid, rng = SIZES[size], np.random.default_rng([seed, list(SIZES).index(size)])
-    thorax = Thorax.random(np.array(grid.shape[::-1]) * grid.spacing, rng)
-    image, lung = draw_thorax(thorax, grid, rng)
+    sizes, rng = SIZES[size], np.random.default_rng([seed, list(SIZES).index(size)])
+    protocol, ct_grid, scale = choose_grid(sizes, rng)
+    patient = choose_patient(sizes, ct_grid, scale, rng)
+    planes = (ct_grid.shape[0] - 1) * protocol.steps + 1
+    scene = Scene(Grid((planes, *ct_grid.shape[1:]), protocol.render_spacing), patient.thorax, rng)
 
-    points = grow_points(thorax, int(25 * (grid.trachea_radius / grid.smallest_vessel) ** 3), rng)
-    hila = np.array([[-0.30, 0.02, -0.22], [0.36, 0.04, -0.26]]) * rng.uniform(0.9, 1.1, (2, 3))
-    hila = thorax.carina + thorax.body[0] * hila
-    calibre = grid.trachea_radius, grid.smallest_vessel
-    airways = grow_tree(thorax, hila, points, *calibre, rng)
-    veins = grow_tree(thorax, hila + thorax.body[0] * np.array([0, -0.15, -0.12]), points, *calibre, rng)
-    draw_vessels(image, grid.spacing, airways.table(), veins.table(), rng)  # arteries reach further than drawn airways
-    tree = airways.table(grid.smallest_airway)
-    airway, centreline = draw_airways(image, grid.spacing, tree)
+    lung = draw_body(scene, protocol.contrast)
+    lobes = patient.thorax.fill(sizes.points, rng)
+    disease.paint_lungs(scene, lung, np.concatenate(lobes), patient.findings)
+    airways, trachea = draw_trees(scene, patient, lobes, protocol.contrast)
+    tree = prune(airways, max(sizes.smallest_airway, 0.6 * protocol.resolution, protocol.interval / 2))
+    airway, centreline = draw_labels(ct_grid, tree, trachea)
 
-    ct = Volume(scan(image, rng), spacing=(grid.spacing,) * 3)
-    airway, lung, centreline = map(ct.with_array, (airway, lung, centreline))
-    return Phantom(phantom_name(seed, size), ct, airway, lung, centreline, tree)
+    ct = Volume(scan(scene.image, protocol, rng), spacing=protocol.spacing)
+    airway, lung, centreline = map(ct.with_array, (airway, sample_slices(lung, protocol), centreline))
+    return Phantom(phantom_name(seed, size), ct, airway, lung, centreline, tree, patient.findings, protocol)
+
+
+def choose_patient(size: PhantomSize, grid: Grid, scale: float, rng: np.random.Generator) -> Patient:
+    """Choose a patient; the small phantoms have no disease."""
+    findings = () if size.shape else disease.draw_findings(rng)
+    radius = rng.uniform(*size.trachea_radius) * (1 if size.shape else scale**0.5)
+    wall = rng.uniform(0.8, 1.2) * (0.65 if "thin walls" in findings else 1.6 if "thick walls" in findings else 1)
+    return Patient(Thorax.random(grid, scale, radius, rng), radius, rng.uniform(*size.exponent), wall, findings)
 
 
 def write_phantom(phantom: Phantom, folder: str | Path) -> Path:
-    """Write `folder`/NAME/{ct,airway,lung,centreline}.nii.gz and tree.csv, whole or not at all; returns that folder."""
+    """Write `folder`/NAME/{ct,airway,lung,centreline}.nii.gz, tree.csv and case.json; whole or not at all.
+
+    case.json holds the findings and the protocol. Returns the case's folder.
+    """
     path = Path(folder) / phantom.name
     with atomic_path(path) as temporary:
         temporary.mkdir(parents=True)
         for name in ("ct", "airway", "lung", "centreline"):
             write_volume(getattr(phantom, name), temporary / f"{name}.nii.gz")
         phantom.tree.round(4).to_csv(temporary / "tree.csv", index=False)
+        about = {"findings": phantom.findings, "protocol": asdict(phantom.protocol)}
+        (temporary / "case.json").write_text(json.dumps(about, indent=1))
     return path
 
 
@@ -240,3 +240,17 @@ def ensure_phantom(seed: int, size: str, folder: str | Path) -> Path:
     """Return a case's folder under `folder`, made unless it stands."""
     path = Path(folder) / phantom_name(seed, size)
     return path if path.exists() else write_phantom(make_phantom(seed, size), folder)
+
+
+def ensure_named(name: str, folder: str | Path) -> Path:
+    """Return the folder of the phantom called `name` (mini_0007) under `folder`, made unless it stands.
+
+    Raises
+    ------
+    InputError
+        No phantom can have that name.
+    """
+    wanted = seed_and_size(name)
+    if wanted is None:
+        raise InputError(f"phantom {name!r}: a size and a seed are needed, such as {phantom_name(7, 'mini')}")
+    return ensure_phantom(*wanted, folder)

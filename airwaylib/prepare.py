@@ -25,7 +25,7 @@ from zarr.codecs import BloscCodec
 from airwaylib.errors import InputError
 from airwaylib.files import atomic_path
 from airwaylib.lungs import lung_box
-from airwaylib.phantom import SIZES, ensure_phantom
+from airwaylib.phantom import ensure_phantom, seed_and_size
 from airwaylib.thinning import thin
 from airwaylib.volume import Volume, read_ct, read_mask, window
 
@@ -134,9 +134,8 @@ def prepare_phantoms(data: str | Path, cases: list[str]) -> None:
     A case that is neither there nor a phantom's name (mini_0007) is left to whoever reads it to miss.
     """
     for case in tqdm(cases, unit="case", desc="phantoms", disable=None):
-        size, _, seed = case.partition("_")
-        if size in SIZES and seed.isdigit():
-            prepare_files(ensure_phantom(int(seed), size, Path(data) / "raw"), Path(data) / "prepared")
+        if wanted := seed_and_size(case):
+            prepare_files(ensure_phantom(*wanted, Path(data) / "raw"), Path(data) / "prepared")
 
 
 def prepare_files(case: Path, out: str | Path, distance_unit: str = "mm") -> Path:

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from airwaylib.errors import InputError
+from airwaylib.growth import axes
 from airwaylib.segments import cut_out
 from airwaylib.thinning import thin_voxels
 from airwaylib.tree import AirwayTree, parse_cut
@@ -149,14 +150,11 @@ def true_reference(tree: pd.DataFrame, shape: tuple[int, int, int], spacing: Spa
 
     shape: of the phantom's grid (z, y, x), whose origin is 0; spacing in mm (x, y, z).
     """
-    start, end = (tree[[f"{name}_{axis}" for axis in "xyz"]].to_numpy() for name in ("start", "end"))
-    length = np.linalg.norm(end - start, axis=1)
-    points = np.ceil(2 * length / min(spacing)).astype(int) + 1
-    row = np.repeat(np.arange(len(tree)), points)
-    share = np.concatenate([np.linspace(0, 1, n) for n in points])[:, None]
-    index = np.rint((start[row] + share * (end - start)[row]) / spacing).astype(int)[:, ::-1]
+    row, points, _ = axes(tree, min(spacing) / 2)
+    index = np.rint(points / spacing).astype(int)[:, ::-1]
     inside = ((index >= 0) & (index < shape)).all(1)
+    steps = np.linalg.norm(np.diff(points, axis=0), axis=1) * (row[1:] == row[:-1])
     table = tree[["branch", "generation"]].assign(branch=tree["branch"] + 1)
     table["diameter_mm"] = tree["radius_start"] + tree["radius_end"]
-    table["length_mm"] = length
+    table["length_mm"] = np.bincount(row[1:], steps, minlength=len(tree))
     return Reference(index[inside], row[inside] + 1, table, np.zeros((0, 3), int))

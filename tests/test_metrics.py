@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from airwaylib.drawing import Grid, draw_tubes
 from airwaylib.errors import InputError
 from airwaylib.metrics import by_diameter, by_generation, evaluate, largest_component, pool_groups
-from airwaylib.phantom import draw_tubes
 from airwaylib.reference import CONVENTIONS, parse_reference
 from airwaylib.volume import read_mask
 
@@ -102,7 +102,7 @@ def tree_mask():
     """A trunk that splits in two: tubes of radius 2, 3 branches."""
     start = np.array([[20.2, 10.1, 38.0], [20.2, 10.1, 22.0], [20.2, 10.1, 22.0]])
     end = np.array([[20.2, 10.1, 22.0], [6.0, 10.1, 6.0], [34.0, 10.1, 6.0]])
-    return draw_tubes((42, 21, 42), 1.0, start, end, np.full((3, 2), 2.2)) <= 0
+    return draw_tubes(Grid((42, 21, 42), (1.0, 1.0, 1.0)), start, end, np.full((3, 2), 2.2)) <= 0
 
 
 def test_paper_and_aiib23_take_the_largest_component_and_atm22_the_mask_as_given():

@@ -1,34 +1,39 @@
-"""Tubes in closed form, and what every phantom must hold."""
+"""What every phantom must hold: true masks, a whole tree, tissues in their HU, and the same case for the same seed."""
 
+import json
+from dataclasses import asdict, replace
 from functools import cache
 
 import cc3d
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import ndimage
-from scipy.spatial import KDTree
 
+from airwaylib import phantom
+from airwaylib.drawing import Grid, draw_tubes
 from airwaylib.errors import InputError
-from airwaylib.growth import TREE_COLUMNS
+from airwaylib.growth import AIRWAYS, TREE_COLUMNS, grow_tree, prune, tubes
 from airwaylib.phantom import (
+    MATRIX,
     SIZES,
-    beside,
-    correlated_noise,
-    coverage,
-    draw_centreline,
-    draw_tubes,
+    arteries,
+    choose_grid,
+    choose_patient,
+    draw_labels,
+    ensure_named,
     ensure_phantom,
-    lung_texture,
     make_phantom,
+    seed_and_size,
+    trachea_tubes,
     wall_thickness,
     write_phantom,
 )
+from airwaylib.scanner import Protocol
+from airwaylib.thorax import Thorax
 from airwaylib.volume import read_mask, read_volume
 
-SEEDS = (0, 1, 10)  # 10 has the most branches of the first twenty
+SEEDS = (0, 1, 4)  # 4 has the most branches of the first twenty
 
 
 @cache
@@ -40,182 +45,28 @@ def components(mask, connectivity=6):
     return int(cc3d.connected_components(mask, connectivity=connectivity).max())
 
 
-def tube(start, end, radii, shape=(40, 40, 40), spacing=1.0):
-    return draw_tubes(shape, spacing, np.array([start], float), np.array([end], float), np.array([radii], float))
-
-
-# ---------------------------------------------------------------------------------------------------------------- tubes
-
-
-def test_distance_to_an_even_tube():
-    distance = tube((10, 10, 5), (10, 10, 25), (4, 4))
-    assert distance.dtype == np.float32
-    found = [distance[z, y, x] for z, y, x in [(15, 10, 10), (15, 10, 13), (15, 14, 10), (15, 13, 13), (15, 7, 13)]]
-    assert found == pytest.approx([-4, -1, 0, 18**0.5 - 4, 18**0.5 - 4], abs=1e-6)
-
-
-def test_a_tube_ends_round():
-    distance = tube((10, 10, 5), (10, 10, 25), (4, 4))
-    # Beyond the end at z = 25: 3 and 4 along the axis; 2, 2 and 3 along z, y and x.
-    found = [distance[28, 10, 10], distance[29, 10, 10], distance[27, 12, 13]]
-    assert found == pytest.approx([-1, 0, 17**0.5 - 4], abs=1e-6)
-
-
-def test_distance_is_in_mm_and_at_most_a_voxel():
-    distance = tube((5.0, 5.0, 2.0), (5.0, 5.0, 18.0), (2.0, 2.0), spacing=0.5)  # the axis: x = y = voxel 10
-    assert [distance[20, 10, 10 + k] for k in (0, 2, 4, 5, 6)] == pytest.approx([-2, -1, 0, 0.5, 0.5])
-    assert distance.max() == 0.5
-    assert distance[39, 39, 39] == 0.5
-
-
-def test_axes_are_x_y_z():
-    distance = tube((5, 20, 30), (25, 20, 30), (2, 2))
-    assert distance[30, 20, 15] == -2
-    assert distance[30, 22, 15] == 0
-    assert distance[15, 20, 30] == 1
-
-
-def test_a_tube_tapers_evenly():
-    distance = tube((20, 20, 0), (20, 20, 40), (6, 2), shape=(48, 41, 41))
-    for z, radius in [(0, 6), (10, 5), (20, 4), (30, 3), (40, 2)]:
-        assert distance[z, 20, 20] == pytest.approx(-radius, abs=1e-6)
-        assert distance[z, 20, 20 + radius] == pytest.approx(0, abs=1e-6)
-    assert distance[42, 20, 20] == pytest.approx(0, abs=1e-6)
-
-
-def test_tubes_are_united():
-    ends = np.array([[5.0, 10, 10], [20, 10, 10]]), np.array([[20.0, 10, 10], [20, 30, 10]])
-    radii = np.array([[2.0, 2.0], [3.0, 3.0]])
-    both = draw_tubes((20, 40, 40), 1.0, *ends, radii)
-    each = [tube(a, b, r, shape=(20, 40, 40)) for a, b, r in zip(*ends, radii, strict=True)]
-    assert np.array_equal(both, np.minimum(*each))
-
-
-def test_tubes_may_leave_the_grid():
-    through = tube((-20, 10, 10), (60, 10, 10), (3, 3))
-    assert (through[10, 10] == -3).all()
-    outside = tube((-20, -20, -20), (-10, -10, -10), (3, 3))
-    assert (outside == 1).all()
-
-
-@settings(max_examples=15, deadline=None)
-@given(
-    st.lists(st.floats(4, 15), min_size=6, max_size=6),
-    st.floats(0.3, 4),
-    st.sampled_from([0.5, 0.7, 1.0]),
-)
-def test_distance_is_that_to_the_nearest_point_of_the_axis(ends, radius, spacing):
-    start, end = np.array(ends[:3]), np.array(ends[3:])
-    shape = (20, 22, 24)
-    axis = start + np.linspace(0, 1, 1001)[:, None] * (end - start)  # a point every 0.02 mm or less
-    voxels = np.indices(shape)[::-1].reshape(3, -1).T * spacing
-    expected = np.minimum(KDTree(axis).query(voxels)[0] - radius, spacing).reshape(shape)
-    assert np.abs(tube(start, end, (radius, radius), shape, spacing) - expected).max() < 0.012
-
-
-AXIS = (8.3, 9.1, 7.7), (27.4, 25.8, 31.9)  # oblique and off the grid
-LENGTH = float(np.linalg.norm(np.subtract(*AXIS)))
-
-
-@pytest.mark.parametrize("spacing", [1.0, 0.5])
-def test_volume_of_a_tube_drawn_as_a_mask(spacing):
-    radius, shape = 4.0, (int(40 / spacing),) * 3
-    mask = tube(*AXIS, (radius, radius), shape, spacing) <= 0
-    assert mask.sum() * spacing**3 == pytest.approx(np.pi * radius**2 * LENGTH + 4 / 3 * np.pi * radius**3, rel=0.01)
-
-
-@pytest.mark.parametrize(("radius", "error"), [(2.0, 0.03), (3.0, 0.015), (4.0, 0.01)])
-def test_partial_volumes_add_up_to_a_cylinder(radius, error):
-    """Two cylinders that differ in length alone: their round ends cancel."""
-    whole, part = np.array(AXIS[1]), np.array(AXIS[0]) + 0.3 * np.subtract(AXIS[1], AXIS[0])
-    sums = [coverage(tube(AXIS[0], end, (radius, radius)), 1.0).sum(dtype=float) for end in (whole, part)]
-    assert sums[0] - sums[1] == pytest.approx(np.pi * radius**2 * 0.7 * LENGTH, rel=error)
-
-
-@pytest.mark.parametrize("radius", [1.0, 1.5, 3.0])
-def test_partial_volumes_of_a_thin_tube(radius):
-    """The weight falls from 1 to 0 over one voxel s across the surface: a section's sum is pi (r^2 + s^2 / 12)."""
-    part = np.array(AXIS[0]) + 0.3 * np.subtract(AXIS[1], AXIS[0])
-    sums = [coverage(tube(AXIS[0], end, (radius, radius)), 1.0).sum(dtype=float) for end in (AXIS[1], part)]
-    assert sums[0] - sums[1] == pytest.approx(np.pi * (radius**2 + 1 / 12) * 0.7 * LENGTH, rel=0.01)
-
-
-@pytest.mark.parametrize("spacing", [1.0, 0.5])
-def test_coverage_of_a_plane_across_an_axis_is_exact(spacing):
-    voxel = np.arange(20) * spacing
-    share = coverage(voxel - 10.3 * spacing, spacing)  # 0.8 of the voxel at 10, which reaches from 9.5 to 10.5
-    assert share == pytest.approx([*[1] * 10, 0.8, *[0] * 9])
-
-
-def test_a_centreline_is_the_voxels_that_the_axis_meets():
-    start, end = np.array([[2.3, 5.2, 7.4], [8.1, 5.2, 7.4]]), np.array([[8.1, 5.2, 7.4], [8.1, 11.7, 7.4]])
-    expected = np.zeros((12, 14, 16), bool)
-    expected[7, 5, 2:9] = True  # from 2.3 to 8.1 along x: voxels 2 to 8
-    expected[7, 5:13, 8] = True  # from 5.2 to 11.7 along y: voxels 5 to 12
-    assert np.array_equal(draw_centreline(expected.shape, 1.0, start, end), expected)
-    assert np.array_equal(draw_centreline(expected.shape, 0.5, start / 2, end / 2), expected)
-
-
-def test_a_centreline_is_cut_at_the_border():
-    mask = draw_centreline((4, 4, 4), 1.0, np.array([[-5.0, 2, 1]]), np.array([[9.0, 2, 1]]))
-    assert np.argwhere(mask).tolist() == [[1, 2, x] for x in range(4)]
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.floats(4, 20), min_size=6, max_size=6), st.floats(0.87, 1.5))
-def test_a_tube_over_half_a_voxel_diagonal_is_one_piece_and_holds_its_axis(ends, radius):
-    start, end = ends[:3], ends[3:]
-    mask = tube(start, end, (radius, radius), shape=(25, 25, 25)) <= 0
-    assert components(mask) == 1
-    assert not (draw_centreline(mask.shape, 1.0, np.array([start]), np.array([end])) & ~mask).any()
-
-
-@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
-def test_no_drawn_airway_is_thinner_than_a_voxel_diagonal(size):
-    assert 2 * 0.94 * size.smallest_airway > np.sqrt(3) * size.spacing  # 0.94: its thinner end
-
-
-# ---------------------------------------------------------------------------------------------------------------- noise
-
-
-def test_noise_has_unit_variance_and_the_correlation_of_its_gaussian():
-    noise = correlated_noise((64, 64, 64), 1.0, np.random.default_rng(0))
-    assert noise.dtype == np.float32
-    assert noise.std() == pytest.approx(1, abs=1e-3)
-    assert noise.mean() == pytest.approx(0, abs=0.05)
-    for neighbours in (noise[1:] * noise[:-1], noise[:, 1:] * noise[:, :-1], noise[..., 1:] * noise[..., :-1]):
-        assert neighbours.mean() == pytest.approx(np.exp(-1 / 4), abs=0.02)
-
-
-def test_lung_texture_is_linear_between_nodes_four_voxels_apart():
-    texture = lung_texture((17, 14, 20), np.random.default_rng(5))
-    nodes = 22 * correlated_noise((6, 5, 6), 1.0, np.random.default_rng(5))
-    assert texture.shape == (17, 14, 20)
-    assert texture.dtype == np.float32
-    assert texture[::4, ::4, ::4] == pytest.approx(nodes[:5, :4, :5], abs=1e-4)
-    assert texture[:, 2, 3] == pytest.approx(
-        0.5 * (0.25 * texture[:, 0, 0] + 0.75 * texture[:, 0, 4] + 0.25 * texture[:, 4, 0] + 0.75 * texture[:, 4, 4]),
-        abs=1e-4,
-    )
-    assert texture[6, 4, 8] == pytest.approx((texture[4, 4, 8] + texture[8, 4, 8]) / 2, abs=1e-4)
-
-
-# ----------------------------------------------------------------------------------------------------------------- case
-
-
-def points(tree, end):
-    return tree[[f"{end}_{axis}" for axis in "xyz"]].to_numpy()
+def points(tree, place):
+    return tree[[f"{place}_{axis}" for axis in "xyz"]].to_numpy()
 
 
 def radius(tree):
     return tree[["radius_start", "radius_end"]].mean(axis=1).to_numpy()
 
 
-def check_tree(tree, size):
+def voxels(case, place):
+    """Index (z, y, x) of points in mm."""
+    return np.rint(case.ct.point_to_index(place)).astype(int)
+
+
+# ------------------------------------------------------------------------------------------------------------ the truth
+
+
+def check_tree(tree, smallest):
     """Hold everything a phantom's tree promises."""
     parent = tree["parent"].to_numpy()
     child = tree[parent >= 0]
     above = tree.loc[child["parent"]]
+    assert list(tree.columns) == TREE_COLUMNS
     assert tree["branch"].tolist() == list(range(len(tree)))
     assert parent[0] == -1
     assert (parent[1:] >= 0).all()
@@ -224,12 +75,7 @@ def check_tree(tree, size):
     assert (child["generation"].to_numpy() == above["generation"].to_numpy() + 1).all()
     assert set(child["parent"].value_counts()) == {2}
     assert np.array_equal(points(child, "start"), points(above, "end"))
-    cubes = pd.Series(radius(tree) ** 3)
-    children = cubes.groupby(parent).sum().drop(-1)
-    assert children.to_numpy() == pytest.approx(cubes[children.index].to_numpy(), rel=1e-9)
-    assert radius(tree).min() >= size.smallest_airway
-    assert radius(tree)[0] == pytest.approx(size.trachea_radius, rel=0.06)
-    assert (tree["radius_start"] > tree["radius_end"]).all()
+    assert radius(tree).min() >= smallest
 
 
 def check_truth(case):
@@ -237,33 +83,55 @@ def check_truth(case):
     airway, centreline, lung = case.airway.array, case.centreline.array, case.lung.array
     assert {mask.dtype for mask in (airway, centreline, lung)} == {np.dtype(bool)}
     assert components(airway) == 1
-    assert components(centreline, 26) == 1
+    assert components(centreline) == 1
     assert not (centreline & ~airway).any()
-    assert components(lung, 26) == 2
-    ends = np.rint(case.ct.point_to_index(points(case.tree[case.tree["generation"] >= 2], "end"))).astype(int)
-    assert lung[tuple(ends.T)].all()
+    sides = np.sort(np.bincount(cc3d.connected_components(lung, connectivity=26).ravel())[1:])[::-1]
+    assert sides[1] > 0.6 * sides[0]
+    assert sides[2:].sum() < 0.001 * sides.sum()
+    inner = case.tree[case.tree["generation"] >= 1]
+    for place in ("start", "middle", "end"):
+        assert centreline[tuple(voxels(case, points(inner, place)).T)].mean() > 0.95  # middle: within a sample of it
+    ends = lung[tuple(voxels(case, points(case.tree[case.tree["generation"] >= 4], "end")).T)]
+    assert ends.mean() > 0.95  # of the others, mere stubs, it is under review whether they should be there
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_tree_holds_together(seed):
-    check_tree(mini(seed).tree, SIZES["mini"])
+    tree, size = mini(seed).tree, SIZES["mini"]
+    check_tree(tree, size.smallest_airway)
+    assert size.trachea_radius[0] <= radius(tree)[0] <= size.trachea_radius[1]
+    assert (tree["radius_start"] > tree["radius_end"]).all()
+    assert tree["generation"].max() >= 6
 
 
-def test_arteries_run_wall_to_wall_with_the_airways():
-    tree = mini(0).tree
-    start, end, radii = beside(tree, np.random.default_rng(0))
-    away = end - points(tree, "end")
-    airway = tree["radius_end"].to_numpy()
-    assert radii[:, 1] == pytest.approx(1.05 * airway)
-    assert np.linalg.norm(away, axis=1) == pytest.approx(airway + wall_thickness(airway) + radii[:, 1])
-    run = points(tree, "end") - points(tree, "start")
-    assert (away * run).sum(1) == pytest.approx(np.zeros(len(tree)), abs=1e-9)  # across the airway
-    assert start[1:] == pytest.approx(end[tree["parent"][1:]])  # one tree, too
+@pytest.mark.parametrize("seed", range(5))
+def test_radii_follow_murrays_law_with_the_patients_exponent(seed):
+    tree = mini(seed).tree
+    child = tree[1:].sort_values("parent", kind="stable")
+    pairs, parents = radius(child).reshape(-1, 2), radius(tree)[child["parent"].to_numpy()[::2]]
+    powers = np.linspace(2.8, 3.1, 3001)[:, None]
+    off = np.abs((pairs ** powers[..., None]).sum(-1) / parents**powers - 1).max(1)
+    assert off.min() < 1e-4 < 0.01 < off.max()
+    assert 0 < off.argmin() < 3000  # the law's exponent lies within what the size says
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_masks_are_true(seed):
-    check_truth(mini(seed))
+    case = mini(seed)
+    assert case.ct.array.shape == (128, 128, 128)
+    assert case.ct.spacing == (1, 1, 1)
+    assert all(case.ct.same_grid(mask) for mask in (case.airway, case.lung, case.centreline))
+    check_truth(case)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_airway_is_the_lumen_of_the_tree(seed):
+    """Below the carina, where the trachea's section plays no part: voxels with their centre within a branch."""
+    case = mini(seed)
+    lumen = draw_tubes(Grid((128, 128, 128), (1.0, 1.0, 1.0)), *tubes(case.tree[1:])) <= 0
+    below = np.arange(128)[:, None, None] < case.tree["end_z"][0] - 8
+    assert np.array_equal((lumen | case.centreline.array) & below, case.airway.array & below)
+    assert lumen.sum() > 2000
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -280,28 +148,52 @@ def test_branches_keep_off_the_grid(seed):
 def test_the_trachea_comes_in_at_the_top_and_one_bronchus_goes_to_each_lung(seed):
     case = mini(seed)
     assert case.airway.array[-1].any()
+    assert not case.airway.array[0].any()
     bronchi = points(case.tree[case.tree["generation"] == 1], "end")[:, 0] - points(case.tree[:1], "end")[0, 0]
     assert sorted(np.sign(bronchi)) == [-1, 1]
     sides = cc3d.connected_components(case.lung.array, connectivity=26)
-    volumes = np.bincount(sides.ravel())[1:]
-    assert volumes.min() > 0.75 * volumes.max()
+    x = [np.argwhere(sides == number)[:, 2].mean() for number in np.argsort(np.bincount(sides.ravel()))[-3:-1]]
+    assert min(x) < points(case.tree[:1], "end")[0, 0] < max(x)
+
+
+# ---------------------------------------------------------------------------------------------------------- the trachea
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_a_trachea_is_about_as_wide_as_its_radius_says_whatever_its_form(narrow):
+    """Its section is worth a circle of its radius; a sabre's sheath is narrower, and three times as deep as wide."""
+    trachea = pd.DataFrame([[0, -1, 0, 20, 20, 0, 20, 20, 20, 20, 20, 40, 8.0, 8.0]], columns=TREE_COLUMNS)
+    grid, found = Grid((3, 401, 401), (0.1, 0.1, 10.0)), {}
+    for seed in range(30):
+        drawn = draw_tubes(grid, *trachea_tubes(trachea, narrow, np.random.default_rng(seed)))[1] <= 0
+        rows, columns = np.flatnonzero(drawn.any(1)), np.flatnonzero(drawn.any(0))
+        found[drawn.sum()] = (columns[-1] - columns[0] + 1) / (rows[-1] - rows[0] + 1)
+        assert drawn[200, 200]  # its axis lies in it
+    assert len(found) == (1 if narrow else 4)
+    circle = np.pi * 80**2
+    for area, width in found.items():
+        assert area == pytest.approx(circle, rel=0.25 if narrow else 0.12)
+        assert width < 0.6 if narrow else 0.65 < width < 1.55
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_mask_of_the_trachea_is_as_wide_as_its_radius_says(seed):
-    """In its upper half, over 20 sections and within 2 mm: airways to the upper lobes may pass beside it."""
+    """In its upper part, over 15 sections: the component that holds its axis; its form may take or add an eighth."""
     case = mini(seed)
     trachea = case.tree.iloc[0]
     top, carina = (points(case.tree[:1], end)[0] for end in ("start", "end"))
     mask = section = 0
-    for z in range(105, 125):
+    for z in range(112, 127):
         along = (z - top[2]) / (carina[2] - top[2])
-        x, y = (top + along * (carina - top))[:2]
-        width = trachea["radius_start"] + along * (trachea["radius_end"] - trachea["radius_start"])
-        rows, columns = np.ogrid[:128, :128]
-        mask += (case.airway.array[z] & (np.hypot(columns - x, rows - y) < width + 2)).sum()
-        section += np.pi * width**2
-    assert mask == pytest.approx(section, rel=0.03)
+        x, y = np.rint((top + along * (carina - top))[:2]).astype(int)
+        parts = cc3d.connected_components(case.airway.array[z], connectivity=4)
+        assert parts[y, x]
+        mask += (parts == parts[y, x]).sum()
+        section += np.pi * (trachea["radius_start"] + along * (trachea["radius_end"] - trachea["radius_start"])) ** 2
+    assert mask == pytest.approx(section, rel=0.15)
+
+
+# --------------------------------------------------------------------------------------------------------------- images
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -310,36 +202,153 @@ def test_tissues_have_their_hu(seed):
     ct, airway, lung = case.ct.array, case.airway.array, case.lung.array
     assert ct.dtype == np.int16
     assert ct.min() >= -1024
-    assert ct[ndimage.binary_erosion(airway, iterations=2)].mean() == pytest.approx(-1000, abs=8)
+    assert ct[ndimage.binary_erosion(airway, iterations=2)].mean() == pytest.approx(-997, abs=8)
     parenchyma = ndimage.binary_erosion(lung, iterations=3) & ~ndimage.binary_dilation(airway, iterations=3)
-    assert np.median(ct[parenchyma]) == pytest.approx(-855, abs=25)
+    assert -925 < np.median(ct[parenchyma]) < -790  # -905 to -820, 45 denser or less from front to back
     shell = ndimage.binary_dilation(airway) & ~airway
-    assert ct[shell].mean() > -800  # the wall shows, though partial volume thins it
-    assert ct[:, 0, 0].mean() == pytest.approx(-1000, abs=15)  # outside the body
+    assert -700 < ct[shell].mean() < -200  # the wall shows, though partial volume thins it
+    assert ct[:, 0, 0].mean() == pytest.approx(-1000, abs=25)  # outside the body
+    soft = ~ndimage.binary_dilation(lung, iterations=3) & ndimage.binary_dilation(lung, iterations=8)
+    assert -120 < np.median(ct[soft]) < 100
 
 
 def test_small_airways_are_fainter_than_the_trachea():
     """Partial volume and the scanner's blur lift the HU in the middle of a thin lumen."""
     case = mini(0)
-    middle = (points(case.tree, "start") + points(case.tree, "end")) / 2
-    hu = case.ct.array[tuple(np.rint(case.ct.point_to_index(middle)).astype(int).T)]
-    thin = radius(case.tree) < 1.3
-    assert hu[thin].mean() > hu[:3].mean() + 20
+    hu = case.ct.array[tuple(voxels(case, points(case.tree[1:], "middle")).T)]
+    thin = radius(case.tree)[1:] < 1.3
+    assert thin.sum() > 30
+    assert hu[thin].mean() > hu[:2].mean() + 60
+    lung = case.ct.array[ndimage.binary_erosion(case.lung.array, iterations=3)]
+    assert hu[thin].mean() < np.median(lung) - 10  # but they show
+
+
+def test_arteries_run_wall_to_wall_with_the_airways():
+    tree = mini(0).tree
+    rows = tree.assign(radius_start=1.1 * tree["radius_start"], radius_end=0.8 * tree["radius_end"])
+    artery = arteries(tree, rows, 1.3, np.random.default_rng(0))
+    assert list(artery.columns) == TREE_COLUMNS
+    away = points(artery, "end") - points(tree, "end")
+    airway = tree["radius_end"].to_numpy()
+    assert artery["radius_end"].to_numpy() == pytest.approx(0.8 * airway)
+    assert np.linalg.norm(away, axis=1) == pytest.approx(airway + 1.3 * wall_thickness(airway) + 0.8 * airway)
+    run = points(tree, "end") - points(tree, "start")
+    assert (away * run).sum(1) == pytest.approx(np.zeros(len(tree)), abs=1e-9)  # across the airway
+    assert points(artery, "start")[1:] == pytest.approx(points(artery, "end")[tree["parent"][1:]])  # one tree, too
+    middle = (points(artery, "start") - points(tree, "start") + away) / 2
+    assert points(artery, "middle") == pytest.approx(points(tree, "middle") + middle)
+
+
+def test_walls_are_about_a_third_of_the_radius_and_thin_ones_less_than_a_voxel():
+    assert wall_thickness(np.array([0.5, 5, 9])) == pytest.approx([0.228, 1.517, 2.003], abs=1e-3)
+
+
+def test_arteries_show_beside_the_airways():
+    """Around an airway of the lung, one radius and the wall outside it, there is a side as dense as blood."""
+    case, seen = mini(0), []
+    chosen = case.tree[(case.tree["generation"] >= 3) & (radius(case.tree) > 1.2)]
+    for row in chosen.to_dict("records"):
+        at = np.array([row[f"end_{axis}"] for axis in "xyz"])
+        reach = int(np.ceil(2 * row["radius_end"] + 1.5))
+        low, high = (voxels(case, at[None])[0] + side for side in (-reach, reach + 1))
+        box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        seen.append(np.percentile(case.ct.array[box], 95))
+    assert len(seen) > 20
+    assert np.mean(np.array(seen) > -600) > 0.8
+
+
+# --------------------------------------------------------------------------------------------------------- the protocol
+
+
+def test_sizes_and_grids():
+    rng = np.random.default_rng(0)
+    protocol, grid, _ = choose_grid(SIZES["mini"], rng)
+    assert protocol == Protocol.plain(1.0)
+    assert grid == Grid((128, 128, 128), (1.0, 1.0, 1.0))
+    for seed in range(30):
+        protocol, grid, scale = choose_grid(SIZES["chest"], np.random.default_rng(seed))
+        assert grid.spacing == protocol.spacing
+        assert grid.shape[1:] == (MATRIX, MATRIX) == (512, 512)
+        assert 0.5 <= protocol.pixel <= 0.9
+        assert 512 * protocol.pixel > 2 * 130 * scale  # the cage is in it
+        assert 0.95 * 260 * scale - 2.5 <= grid.extent[2] <= 1.25 * 260 * scale
+
+
+def test_only_the_chests_have_disease():
+    for seed in range(5):
+        assert mini(seed).findings == ()
+    findings = [
+        choose_patient(SIZES["chest"], Grid((60, 80, 80), (5.0,) * 3), 1.0, np.random.default_rng(seed)).findings
+        for seed in range(20)
+    ]
+    assert len(set(findings)) > 10
+
+
+def with_protocol(monkeypatch, seed=0, smallest=0.3, **changes):
+    """A mini case of its size's anatomy, 128 mm high, seen by another protocol."""
+    protocol = replace(Protocol.plain(1.0), **changes)
+    grid = Grid((int(128 / protocol.interval), 128, 128), protocol.spacing)
+    scale = choose_grid(SIZES["mini"], np.random.default_rng(0))[2]
+    monkeypatch.setattr(phantom, "choose_grid", lambda size, rng: (protocol, grid, scale))
+    monkeypatch.setitem(SIZES, "mini", replace(SIZES["mini"], smallest_airway=smallest))
+    return make_phantom(seed)
+
+
+@pytest.mark.parametrize(
+    ("changes", "threshold"),
+    [
+        ({"interval": 2.5, "thickness": 2.5}, 1.25),  # half the interval
+        ({"sharpness": 0.0, "thickness": 0.8, "interval": 0.8}, 0.84),  # 0.6 of a resolution of 1.4 mm
+        ({"sharpness": 1.0, "thickness": 0.8, "interval": 0.8, "smallest": 0.95}, 0.95),  # what the size says
+    ],
+)
+def test_what_the_scan_does_not_resolve_is_not_labelled(monkeypatch, changes, threshold):
+    case = with_protocol(monkeypatch, **changes)
+    assert case.airway.spacing == (1, 1, case.protocol.interval)
+    check_tree(case.tree, threshold)
+    assert radius(case.tree).min() < 1.1 * threshold
+    check_truth(case)
+
+
+THICK = Grid((60, 200, 200), (0.8, 0.8, 2.5))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_thin_airways_hold_together_between_thick_slices(seed):
+    """The lumens' voxel centres alone do not: it is the axes that do."""
+    rng = np.random.default_rng(seed)
+    thorax = Thorax.random(THICK, 0.47, 5.0, rng)
+    carina = thorax.carina
+    root = np.stack([carina + np.array([0, -14, 400 - carina[2]]), carina])
+    tree = grow_tree(thorax, root, AIRWAYS, thorax.fill(8000, rng), rng).table(5.0, 2.8)
+    tree = prune(tree, 0.6)
+    airway, centreline = draw_labels(THICK, tree, tubes(tree[:1]))
+    assert len(tree) > 150
+    assert components(airway) == components(centreline) == 1
+    assert not (centreline & ~airway).any()
+    assert components(draw_tubes(THICK, *tubes(tree)) <= 0) > 1
+
+
+# ---------------------------------------------------------------------------------------------------------------- files
+
+
+NAMES = ["airway.nii.gz", "case.json", "centreline.nii.gz", "ct.nii.gz", "lung.nii.gz", "tree.csv"]
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_case(tmp_path):
     first, other = (write_phantom(mini(seed), tmp_path / "first") for seed in (0, 1))
     again = write_phantom(make_phantom(0), tmp_path / "again")
     assert (first.name, again.name, other.name) == ("mini_0000", "mini_0000", "mini_0001")
-    names = ["airway.nii.gz", "centreline.nii.gz", "ct.nii.gz", "lung.nii.gz", "tree.csv"]
-    assert sorted(path.name for path in first.iterdir()) == names
-    for name in names:
+    assert sorted(path.name for path in first.iterdir()) == NAMES
+    for name in NAMES:
         assert (first / name).read_bytes() == (again / name).read_bytes()
-        assert (first / name).read_bytes() != (other / name).read_bytes()
+        if name != "case.json":  # small phantoms are all healthy and all scanned alike
+            assert (first / name).read_bytes() != (other / name).read_bytes()
 
 
 def test_what_is_written_reads_back(tmp_path):
-    case = mini(0)
+    protocol = Protocol.random(np.random.default_rng(3), 0.7)
+    case = replace(mini(0), findings=("cysts", "thick walls"), protocol=protocol)
     folder = write_phantom(case, tmp_path / "new" / "folder")
     ct = read_volume(folder / "ct.nii.gz")
     assert ct.same_grid(case.ct)
@@ -351,6 +360,9 @@ def test_what_is_written_reads_back(tmp_path):
     assert tree.to_numpy() == pytest.approx(case.tree.to_numpy(), abs=5.1e-5)
     child = tree[1:]
     assert np.array_equal(points(child, "start"), points(tree.loc[child["parent"]], "end"))
+    about = json.loads((folder / "case.json").read_text())
+    assert about == {"findings": ["cysts", "thick walls"], "protocol": asdict(protocol)}
+    assert Protocol(**about["protocol"]) == protocol
 
 
 def test_a_case_that_stands_is_kept(tmp_path):
@@ -361,7 +373,20 @@ def test_a_case_that_stands_is_kept(tmp_path):
     assert [path.name for path in folder.iterdir()] == ["mine.txt"]
     made = ensure_phantom(0, "mini", tmp_path)
     assert made == tmp_path / "mini_0000"
-    assert (made / "ct.nii.gz").exists()
+    assert sorted(path.name for path in made.iterdir()) == NAMES
+    assert ensure_named("mini_0004", tmp_path) == folder
+
+
+def test_a_phantoms_name_tells_its_seed_and_size():
+    assert seed_and_size("mini_0007") == (7, "mini")
+    assert seed_and_size("chest_12345") == (12345, "chest")
+    for name in ("patient_7", "mini", "mini_x", "mini_-1", "LIDC-IDRI-0002", ""):
+        assert seed_and_size(name) is None
+
+
+def test_a_name_that_no_phantom_can_have_is_refused(tmp_path):
+    with pytest.raises(InputError, match="phantom 'maxi_0007': a size and a seed are needed, such as mini_0007"):
+        ensure_named("maxi_0007", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -375,11 +400,18 @@ def test_bad_input_is_refused(seed, size, message):
 
 
 @pytest.mark.slow
-def test_a_whole_chest():
-    case = make_phantom(0, "chest")
-    assert case.ct.array.shape == (400, 512, 512)
-    assert case.ct.spacing == (0.7, 0.7, 0.7)
-    check_tree(case.tree, SIZES["chest"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_whole_chest(seed):
+    case = make_phantom(seed, "chest")
+    protocol = case.protocol
+    assert case.ct.array.shape[1:] == (512, 512)
+    assert case.ct.spacing == pytest.approx((protocol.pixel, protocol.pixel, protocol.interval))
+    check_tree(case.tree, max(0.65, 0.6 * protocol.resolution, protocol.interval / 2))
     check_truth(case)
-    assert case.lung.array.sum() * 0.7**3 / 1e6 == pytest.approx(6, abs=1.5)  # litres, as after a full breath
+    assert 3 < case.lung.array.sum() * np.prod(case.ct.spacing) / 1e6 < 9.5  # litres, as after a full breath
     assert case.tree["generation"].max() >= 8
+    assert case.ct.array.min() >= (
+        protocol.lowest if protocol.padding is None else min(protocol.lowest, protocol.padding)
+    )
+    lumen = case.ct.array[ndimage.binary_erosion(case.airway.array, iterations=3)]
+    assert np.median(lumen) == pytest.approx(max(-1000 + protocol.offset, protocol.lowest), abs=20)

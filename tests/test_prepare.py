@@ -12,9 +12,11 @@ import zarr
 from scipy import ndimage
 
 from airwaylib import prepare
+from airwaylib.drawing import Grid, draw_tubes
 from airwaylib.errors import InputError
+from airwaylib.growth import tubes
 from airwaylib.lungs import lung_box
-from airwaylib.phantom import draw_tubes, make_phantom, tubes, write_phantom
+from airwaylib.phantom import make_phantom, write_phantom
 from airwaylib.prepare import (
     CHUNK,
     MARGIN,
@@ -154,7 +156,7 @@ def test_a_tube_of_one_calibre_has_no_small_airways_not_even_specks(radius, spac
 def test_small_airways_of_the_phantom_are_its_tree_without_trachea_and_main_bronchi():
     label, tree = mini().airway.array, mini().tree
     small = small_airways(label, (1.0, 1.0, 1.0))
-    large = draw_tubes(label.shape, 1.0, *tubes(tree[tree["generation"] <= 1])) <= 0
+    large = draw_tubes(Grid(label.shape, (1.0, 1.0, 1.0)), *tubes(tree[tree["generation"] <= 1])) <= 0
     assert not (small & large).any()
     start, end, _ = tubes(tree[tree["radius_start"] < 2])
     middle = np.rint((start + end) / 2).astype(int)[:, ::-1]

@@ -13,8 +13,9 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
+from airwaylib.drawing import Grid, draw_tubes
 from airwaylib.errors import InputError
-from airwaylib.phantom import draw_tubes, make_phantom
+from airwaylib.phantom import make_phantom
 from airwaylib.reference import true_reference
 from airwaylib.tree import parse_tree, polyline_length
 from airwaylib.volume import read_mask
@@ -44,7 +45,8 @@ def three_generations(seed):
     start, end = rotation.apply(start), rotation.apply(end)
     low = np.minimum(start, end).min(0) - 8.3
     shape = np.ceil(np.maximum(start, end).max(0) - low + 8).astype(int)[::-1]
-    return draw_tubes(tuple(shape), 1.0, start - low, end - low, np.stack([RADII] * 2, 1)) <= 0, start - low, end - low
+    grid = Grid(tuple(shape), (1.0, 1.0, 1.0))
+    return draw_tubes(grid, start - low, end - low, np.stack([RADII] * 2, 1)) <= 0, start - low, end - low
 
 
 def matched(branches, end):
@@ -383,10 +385,12 @@ def test_the_tree_of_a_chest_phantom():
     tree, segments = parse_tree(mask, spacing), parse_tree(mask, spacing, merge=False)
     near = cKDTree(tree.index).query(truth.index)[0] <= 1.8
     share = np.bincount(truth.branch, near)[1:] / np.bincount(truth.branch)[1:]
-    assert (share >= 0.8).mean() > 0.95
-    assert tree.length_mm == pytest.approx(truth.table["length_mm"].sum(), rel=0.05)
-    # The parser drops segments of under five voxels and merges what they parted.
-    assert 0.7 * len(truth.table) < len(tree.branches) < len(segments.branches) < len(truth.table)
+    assert near.mean() > 0.97
+    assert (share >= 0.8).mean() > 0.93
+    # Thick slices: Lee's thinning shortens tips by up to two radii, and widened airways (bronchiectasis) may touch.
+    assert 0.88 < tree.length_mm / truth.table["length_mm"].sum() < 1
+    # The parser drops segments of under five voxels, here 3.5 to 6 mm, and merges what they parted.
+    assert 0.45 * len(truth.table) < len(tree.branches) < len(segments.branches) < len(truth.table)
 
 
 def test_the_top_is_above_the_tree_although_a_spur_parts_the_trachea():
