@@ -230,7 +230,7 @@ def _branches(centreline: pd.DataFrame, parents: list[int], generations: list[in
     place, radius = centreline[list(AXES)].to_numpy(), centreline["radius_mm"].to_numpy()
     branch, previous = centreline["branch"].to_numpy(), centreline["previous"].to_numpy()
     distance = centreline["distance_mm"].to_numpy()
-    rows, order = [], _strahler(parents)
+    rows, order = [], strahler_orders(parents)
     for number, (parent, generation) in enumerate(zip(parents, generations, strict=True), 1):
         path = _axis(number, branch, previous, distance)
         inner = path[branch[path] == number]
@@ -260,7 +260,7 @@ def _axis(number: int, branch: np.ndarray, previous: np.ndarray, distance: np.nd
     return np.array(path[: first + 2][::-1])
 
 
-def _strahler(parents: list[int]) -> list[int]:
+def strahler_orders(parents: list[int]) -> list[int]:
     """Strahler order of branches 1, 2, ...: 1 at the tips, one more where two of the highest meet."""
     highest: list[list[int]] = [[] for _ in range(len(parents) + 1)]
     order = [1] * len(parents)
