@@ -238,10 +238,10 @@ def plot_tree(tree, title: str, found: np.ndarray | None = None) -> Figure:
     return figure
 
 
-def tree_html(tree, title: str, found: np.ndarray | None = None) -> str:
-    """A parsed airway tree as a self-contained page: turn it, zoom, point at a branch for its numbers.
+def tree_html(tree, title: str, found: np.ndarray | None = None, full_page: bool = True) -> str:
+    """A parsed airway tree as self-contained HTML: turn it, zoom, point at a branch for its numbers.
 
-    found: as for `plot_tree`.
+    found: as for `plot_tree`. full_page: False for a part of a page, such as a notebook.
     """
     import plotly.graph_objects as go
 
@@ -257,7 +257,7 @@ def tree_html(tree, title: str, found: np.ndarray | None = None) -> str:
     titles = {"xaxis_title": "x (mm)", "yaxis_title": "y (mm)", "zaxis_title": "z (mm)"}
     camera = {"eye": {"x": 0, "y": -1.8, "z": 0.2}}  # from the front
     figure.update_layout(title=title, scene={"aspectmode": "data", "camera": camera, **titles}, height=800)
-    return figure.to_html(include_plotlyjs=True, full_html=True, div_id="tree")
+    return figure.to_html(include_plotlyjs=True, full_html=full_page, div_id="tree")
 
 
 def _hover(row) -> str:

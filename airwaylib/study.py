@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from airwaylib.errors import InputError
 from airwaylib.files import atomic_path
@@ -24,6 +24,25 @@ DEFAULT_WEIGHTS = HOME / "data/weights/wingsnet-phantom.safetensors"
 VERSIONS_OF = ("torch", "numpy", "scipy", "monai", "lightning-fabric", "zarr")
 
 
+class PhantomParameters(BaseModel, extra="forbid"):
+    """Parameters of 00_phantoms."""
+
+    size: str = Field("mini", description="mini or chest")
+    seeds: list[int] = Field([0, 1, 2], min_length=1, description="phantoms to measure, one a seed")
+    cts: list[str] = Field([], description="real CTs to compare with; none: published values only")
+    airways: list[str] = Field([], description="their airway masks, in the same order")
+    masks: list[str] = Field([], description="more real airway masks, for their trees only")
+    centreline: str = Field("", description="real airway centreline with radii (.vtu); empty: none")
+    study: str = Field("phantoms", description="results go to results/<study>/")
+
+    @model_validator(mode="after")
+    def a_mask_for_each_ct(self) -> "PhantomParameters":
+        """Refuse CTs without masks, and masks without CTs."""
+        if len(self.cts) != len(self.airways):
+            raise ValueError(f"{len(self.cts)} cts and {len(self.airways)} airways: each CT needs its airway mask")
+        return self
+
+
 class SegmentParameters(BaseModel, extra="forbid"):
     """Parameters of 06_segment_ct."""
 
@@ -32,6 +51,7 @@ class SegmentParameters(BaseModel, extra="forbid"):
     weights: str = Field("", description="checkpoint; empty: ours, trained on phantoms")
     probability: float = Field(0.5, gt=0, lt=1, description="voxels at or above it are airway")
     device: str = Field("auto", description="auto, cpu or cuda")
+    phantom: str = Field("chest_9000", description="synthetic case to segment where no CT is given: size_seed")
     study: str = Field("quick", description="results go to results/<study>/")
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from airwaylib import study
+from airwaylib.phantom import make_phantom, write_phantom
 from airwaylib.volume import read_mask, read_volume
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
@@ -22,6 +23,15 @@ SMALL = {
     "crops_per_case": 4,
     "epochs": 1,
 }
+
+
+VTU_FORK = """<VTKFile type="UnstructuredGrid"><UnstructuredGrid><Piece NumberOfPoints="4" NumberOfCells="3">
+<PointData><DataArray type="Float64" Name="radius" format="ascii">8 8 5 5</DataArray></PointData>
+<Points><DataArray type="Float64" NumberOfComponents="3" format="ascii">
+0 0 90  0 0 0  -30 0 -30  30 0 -30</DataArray></Points>
+<Cells><DataArray type="Int64" Name="connectivity" format="ascii">0 1 1 2 1 3</DataArray>
+<DataArray type="Int64" Name="offsets" format="ascii">2 4 6</DataArray></Cells>
+</Piece></UnstructuredGrid></VTKFile>"""
 
 
 def papermill(notebook, home, **parameters):
@@ -53,6 +63,49 @@ def pictures(executed):
     cells = json.loads(executed.read_text())["cells"]
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+def test_00_phantoms(home):
+    """With a real CT and a centreline given: a phantom stands in for the one, a fork of three lines for the other."""
+    case = write_phantom(make_phantom(7, "mini"), home / "elsewhere")
+    line = home / "fork.vtu"
+    line.write_text(VTU_FORK)
+    real = {"cts": [str(case / "ct.nii.gz")], "airways": [str(case / "airway.nii.gz")], "centreline": str(line)}
+    real["masks"] = real["airways"]
+    done, executed = papermill("00_phantoms.ipynb", home, seeds=[0, 1], study="calibrated", **real)
+    assert done.returncode == 0, done.stderr[-3000:]
+    tables, figures = (home / "results/calibrated" / name for name in ("tables", "figures"))
+    deviation = pd.read_csv(tables / "deviation.csv")
+    assert (deviation["cases"] == 2).all()
+    angle = deviation[deviation["property"] == "angle_deg"].set_index("source")
+    assert set(angle.index) == {"Raabe et al. 1976, LF-53, human cast", "real centreline", "real masks"}
+    assert angle.loc["real centreline", "reference_low"] == pytest.approx(45)
+    noise = deviation[deviation["property"] == "noise_hu"]
+    assert list(noise["source"]) == ["real CTs (1)"]
+    assert noise["difference"].abs().item() < 40
+    generations = pd.read_csv(tables / "generations.csv").groupby("tree")["branches"].sum()
+    trees = [len(pd.read_csv(home / f"data/phantoms/raw/mini_000{seed}/tree.csv")) for seed in (0, 1)]
+    assert pd.read_csv(tables / "trees.csv")["branches"].tolist()[:3] == [*trees, 3]
+    assert generations["real centreline"] == 3
+    for name in ("phantom", "morphometry", "murray", "histograms", "spectra", "walls"):
+        assert (figures / f"{name}.png").stat().st_size > 10_000
+        assert (figures / f"{name}.svg").exists()
+    assert pictures(executed) == 6
+
+
+def test_00_phantoms_without_real_data_says_so(home):
+    done, executed = papermill("00_phantoms.ipynb", home, seeds=[0], study="published")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "no real data for: cts, masks, centreline (published values only)" in executed.read_text()
+    sources = pd.read_csv(home / "results/published/tables/deviation.csv")["source"]
+    assert not sources.str.contains("real").any()
+    assert sources.str.contains("Weibel").any()
+
+
+def test_00_phantoms_refuses_a_ct_without_its_mask(tmp_path):
+    done, _ = papermill("00_phantoms.ipynb", tmp_path, cts=["ct.nii.gz"])
+    assert done.returncode != 0
+    assert "1 cts and 0 airways: each CT needs its airway mask" in done.stderr
 
 
 def test_02_train(home):
@@ -96,14 +149,15 @@ def test_04_figures(home):
 
 def test_06_segment_ct(home):
     weights = home / "results/quick/runs/both_general_union/checkpoint.safetensors"
-    done, executed = papermill("06_segment_ct.ipynb", home, weights=str(weights), probability=0.02)
+    parameters = {"weights": str(weights), "probability": 0.02, "phantom": "mini_9000"}
+    done, executed = papermill("06_segment_ct.ipynb", home, **parameters)
     assert done.returncode == 0, done.stderr[-3000:]
     mask = read_mask(home / "results/quick/segmentations/mini_9000_airway.nii.gz")
     assert mask.same_grid(read_volume(home / "data/phantoms/raw/mini_9000/ct.nii.gz"))
     assert pictures(executed) == 1
 
 
-@pytest.mark.parametrize("notebook", ["02_train.ipynb", "04_figures.ipynb", "06_segment_ct.ipynb"])
+@pytest.mark.parametrize("notebook", ["00_phantoms.ipynb", "02_train.ipynb", "04_figures.ipynb", "06_segment_ct.ipynb"])
 def test_misspelt_parameter_is_an_error_that_names_the_valid_ones(notebook, tmp_path):
     done, _ = papermill(notebook, tmp_path, studdy="x")
     assert done.returncode != 0
