@@ -19,11 +19,14 @@ app = typer.Typer(
 @app.command()
 def phantom(
     out: Annotated[
-        Path, typer.Argument(help="Folder for the cases: OUT/SIZE_SEED/{ct,airway,lung,centreline}.nii.gz, tree.csv.")
+        Path,
+        typer.Argument(
+            help="Folder for the cases: OUT/SIZE_SEED/{ct,airway,lung,centreline}.nii.gz, tree.csv, case.json."
+        ),
     ],
     cases: Annotated[int, typer.Option(min=1, help="How many cases.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first case; the others count up from it.")] = 0,
-    size: Annotated[str, typer.Option(help="mini (128^3 at 1 mm) or chest (512x512x400 at 0.7 mm).")] = "mini",
+    size: Annotated[str, typer.Option(help="mini (128^3 at 1 mm, healthy) or chest (an adult, 512x512).")] = "mini",
 ) -> None:
     """Make synthetic chest CTs with exact truth. A case that stands already is kept."""
     from tqdm import tqdm
@@ -82,7 +85,9 @@ def segment(
     weights: Annotated[
         Path | None, typer.Option(help="Checkpoint .safetensors; without it, ours, trained on phantoms.")
     ] = None,
-    probability: Annotated[float, typer.Option(help="Voxels at or above it are airway.")] = 0.5,
+    probability: Annotated[
+        float | None, typer.Option(help="Voxels at or above it are airway; without it, what the weights ask for.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     series: Annotated[str | None, typer.Option(help="Series UID, where a DICOM folder holds several.")] = None,
 ) -> None:

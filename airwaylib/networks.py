@@ -48,6 +48,7 @@ class CheckpointInfo:
     parameters: dict[str, Any]
     window: int  # side of the training crop in voxels; the sliding window's default
     spacing: float | None  # mm an image is resampled to before the network sees it; None keeps the native grid
+    probability: float = 0.5  # at or above it a voxel is airway
 
 
 def save_checkpoint(

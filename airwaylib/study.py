@@ -49,9 +49,11 @@ class SegmentParameters(BaseModel, extra="forbid"):
     ct: str = Field("", description="chest CT (file or DICOM folder); empty: a phantom")
     output: str = Field("", description="mask file; empty: results/<study>/segmentations/<CT's name>_airway.nii.gz")
     weights: str = Field("", description="checkpoint; empty: ours, trained on phantoms")
-    probability: float = Field(0.5, gt=0, lt=1, description="voxels at or above it are airway")
+    probability: float | None = Field(
+        None, gt=0, lt=1, description="voxels at or above it are airway; null: the weights'"
+    )
     device: str = Field("auto", description="auto, cpu or cuda")
-    phantom: str = Field("chest_9000", description="synthetic case to segment where no CT is given: size_seed")
+    phantom: str = Field("chest_9005", description="synthetic case to segment where no CT is given: size_seed")
     study: str = Field("quick", description="results go to results/<study>/")
 
 

@@ -2,7 +2,8 @@
 
     python benchmarks/real_ct.py CT MASK [--weights CHECKPOINT] [--picture OUT.png]
 
-Tree length detected (TD) is of the mask's skeleton by the largest component (convention `paper`). Volume outside counts
+Tree length detected (TD) is by the largest component, convention `atm22`: of the skeleton of the mask with its holes
+filled, which masks by region growing have. Volume outside counts
 from two voxels off the mask: what lies there may be airway that the mask lacks. Of that, leaks are the part thicker
 than 3 mm in radius (an opening by a ball).
 """
@@ -37,9 +38,9 @@ def thick(mask: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
 
 
 def measure(prediction: Volume, reference: np.ndarray) -> dict[str, float]:
-    """TD, BD and precision in percent (convention `paper`), volumes in ml."""
+    """TD, BD and precision in percent (convention `atm22`), volumes in ml."""
     off = outside(largest_component(prediction.array), reference)
-    scores = evaluate(prediction.array, reference)
+    scores = evaluate(prediction.array, reference, convention="atm22")
     return {
         **{name: scores[name] for name in ("td", "bd", "precision")},
         "volume_ml": prediction.array.sum() * prediction.voxel_ml,
@@ -84,7 +85,7 @@ def main() -> None:
     parser.add_argument("ct", type=Path)
     parser.add_argument("mask", type=Path)
     parser.add_argument("--weights", type=Path, default=study.DEFAULT_WEIGHTS)
-    parser.add_argument("--probability", type=float, default=0.5)
+    parser.add_argument("--probability", type=float, help="default: the checkpoint's")
     parser.add_argument("--picture", type=Path)
     args = parser.parse_args()
     ct = read_ct(args.ct)

@@ -70,7 +70,8 @@ def test_probability_is_the_sigmoid_of_the_decoder_of_the_scaled_image():
 def test_mean_over_the_windows_by_hand():
     # One axis of 48 voxels, windows at 0, 16 (stride 32 / 2); each window's probability is its number: .2, then .6.
     rule = Fake(lambda x: torch.full_like(x, logit([0.2, 0.6][len(rule.windows) - 1])))
-    probability = predict_probability(rule, np.zeros((32, 32, 48), np.uint8), np.ones((32, 32, 48), bool), window=32)
+    image, lung = np.zeros((32, 32, 48), np.uint8), np.ones((32, 32, 48), bool)
+    probability = predict_probability(rule, image, lung, window=32, overlap=0.5)
     assert rule.windows == [(1, 1, 32, 32, 32)] * 2
     np.testing.assert_allclose(probability[:, :, :16], 0.2, atol=1e-6)
     np.testing.assert_allclose(probability[:, :, 16:32], 0.4, atol=1e-6)
@@ -124,7 +125,7 @@ def test_progress_goes_to_stderr_once_a_tenth_and_can_be_off(capsys):
     image, lung = np.zeros((16, 16, 168), np.uint8), np.ones((16, 16, 168), bool)  # windows at 0, 8, ... 152: 20
     predict_probability(air(), image, lung, window=16, progress=False)
     assert capsys.readouterr() == ("", "")
-    predict_probability(air(), image, lung, window=16)
+    predict_probability(air(), image, lung, window=16, overlap=0.5)
     out, err = capsys.readouterr()
     assert out == "" and "20/20" in err and err.count("\r") <= 13
 
@@ -208,6 +209,15 @@ def test_voxels_at_or_above_the_threshold_are_airway(threshold, found):
     else:
         with pytest.warns(UserWarning, match=rf"no airway found: the highest probability is 0.500, .* {threshold:g}"):
             assert not segment(ct, network, INFO, threshold, progress=False).array.any()
+
+
+def test_a_checkpoint_brings_its_own_threshold():
+    hu, airway = thorax()
+    network = Fake(lambda image: torch.where(image < 9.1 / 255, -0.5, -20.0))  # probability 0.38 in the airway
+    ct, info = Volume(hu, (1.2, 1.2, 1.2)), dataclasses.replace(INFO, probability=0.3)
+    np.testing.assert_array_equal(segment(ct, network, info, progress=False).array, airway)
+    with pytest.warns(UserWarning, match="no airway found"):
+        segment(ct, network, info, probability=0.5, progress=False)
 
 
 @pytest.mark.parametrize(
