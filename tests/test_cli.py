@@ -58,7 +58,7 @@ def test_help_names_every_command():
 
 
 def test_phantom_makes_the_case_and_keeps_it(case):
-    files = {"ct.nii.gz", "airway.nii.gz", "lung.nii.gz", "centreline.nii.gz", "tree.csv"}
+    files = {"ct.nii.gz", "airway.nii.gz", "lung.nii.gz", "centreline.nii.gz", "tree.csv", "case.json"}
     assert {path.name for path in case.iterdir()} == files
     before = (case / "ct.nii.gz").stat().st_mtime_ns
     assert airwaylib("phantom", case.parent, "--seed", 3).returncode == 0

@@ -180,7 +180,7 @@ def test_branches_are_shortened_to_end_in_the_lung():
         # Its centroid lies 14 mm to the right, 12 down: 18.4 mm away, of which a branch spans 0.42 to 0.62.
         reach = table.loc[table["end_x"].idxmax(), ["end_x", "end_y", "end_z"]].to_numpy(float) - (5, 0, 0)
         assert 0.41 * 18.4 < np.linalg.norm(reach) < 0.63 * 18.4
-        assert reach[0] > 4.5 > 0 > reach[2]
+        assert reach[0] > 4.0 > 0 > reach[2]  # 0.53 of its length: it keeps in part to its parent's direction
         shortened += left > 5 - 0.42 * 18.4 * np.sin(np.deg2rad(35))
     assert shortened > 10
 
