@@ -388,7 +388,9 @@ def test_the_tree_of_a_chest_phantom():
     assert near.mean() > 0.97
     assert (share >= 0.8).mean() > 0.93
     # Thick slices: Lee's thinning shortens tips by up to two radii, and widened airways (bronchiectasis) may touch.
-    assert 0.88 < tree.length_mm / truth.table["length_mm"].sum() < 1
+    # Without the trachea, whose axis goes on above the scan.
+    beyond = tree.length_mm - tree.branches["length_mm"].iloc[0]
+    assert 0.86 < beyond / truth.table["length_mm"][1:].sum() < 1
     # The parser drops segments of under five voxels, here 3.5 to 6 mm, and merges what they parted.
     assert 0.45 * len(truth.table) < len(tree.branches) < len(segments.branches) < len(truth.table)
 
