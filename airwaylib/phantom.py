@@ -97,7 +97,10 @@ def wall_thickness(radius: np.ndarray) -> np.ndarray:
 
 
 def arteries(airways: pd.DataFrame, rows: pd.DataFrame, wall: float, rng: np.random.Generator) -> pd.DataFrame:
-    """Move a tree of arteries, grown as the airways (`rows` has the radii), beside them, wall to wall."""
+    """Move a tree of arteries, grown as the airways (`rows` has the radii in mm), beside them, wall to wall.
+
+    Both are tables of the same branches (see `growth.Tree.table`); wall: thickness relative to `wall_thickness`.
+    """
     axis = unit(rng.normal([0, -2, 0], 1))  # the arteries keep to one side, mostly in front
     start, middle, end = (airways[[f"{p}_{a}" for a in "xyz"]].to_numpy() for p in ("start", "middle", "end"))
     across = np.cross(end - start, axis)
