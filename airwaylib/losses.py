@@ -1,4 +1,4 @@
-"""General Union loss and its rivals (Zheng et al. 2021, IEEE TMI 40(9):2452-2462), one contract for all.
+"""General Union loss and its family (Zheng et al. 2021, IEEE TMI 40(9):2452-2462), and the contract of every loss.
 
     loss(probability, target, weight=None, **parameters) -> scalar tensor
 
@@ -6,8 +6,8 @@
   sigmoid of the float32 logits: a float16 probability is 1 from a logit of about 8 on, where the sigmoid's slope is 0.
 - `target`: same shape, 1 on the airway and 0 elsewhere, any dtype.
 - `weight`: a map of `general_union_weight` that broadcasts to that shape, or None for 1 everywhere. **Only
-  `general_union_loss` uses it.** All others ignore it by definition, so that one training loop can pass every loss
-  the same three tensors and compare the losses as they are published.
+  `general_union_loss` uses it**, and its ablation without the root. All others ignore it by definition, so that one
+  training loop can pass every loss the same three tensors and compare the losses as they are published.
 
 Sums run over the whole batch tensor: one ratio a batch. They are float32 (float64 if `probability` is), also under
 autocast and for half-precision inputs. Values are not inspected, since that would halt the device at every step:
@@ -15,12 +15,11 @@ logits in place of probabilities, or a 0/255 target, go unnoticed here.
 
 The gradient ratio R of each loss is |dL/dp| at a foreground voxel (probability p_f) over |dL/dp| at a background
 voxel (p_b). It is what the paper is about: where R is small, background erodes the gradient of thin airways.
+
+`rival_losses` and `shape_losses` hold the other losses, `loss_table` lists them all.
 """
 
-import functools
-import inspect
 import math
-from collections.abc import Callable
 from numbers import Real
 
 import torch
@@ -90,7 +89,7 @@ def general_union_loss(
     Parameters
     ----------
     probability, target, weight : Tensor
-        See the module. This is the one loss that uses `weight`.
+        See the module.
     alpha, root : float
         In [0, 1]. alpha is the prediction's share against the target's 1 - alpha: 0.1 in stage 1, 0.2 in stage 2.
         A smaller root is steeper where p is small; root 1 with epsilon 0 is Tversky.
@@ -165,105 +164,6 @@ def dice_loss(probability: Tensor, target: Tensor, weight: Tensor | None = None,
     check_numbers(0, math.inf, smooth=smooth)
     p, g = operands(probability, target)
     return 1 - (2 * (p * g).sum() + smooth) / (p.sum() + g.sum() + smooth)
-
-
-def weighted_bce_loss(
-    probability: Tensor,
-    target: Tensor,
-    weight: Tensor | None = None,
-    *,
-    positive_weight: float | None = None,
-    epsilon: float = 1e-7,
-) -> Tensor:
-    """Class-weighted binary cross-entropy, mean over voxels; `weight` (the General Union map) is ignored.
-
-    mean c_g (-log q);  R = c_1 / c_0 (1 - p_b) / p_f.  q is the probability given to the voxel's true class.
-
-    Parameters
-    ----------
-    positive_weight : float, optional
-        c_1, with c_0 = 1; 1 is plain cross-entropy. By default each class weighs by its inverse frequency in this
-        batch, c = N / (2 N_class), so foreground and background count half each (our choice: the paper's is unknown).
-    epsilon : float
-        q becomes (q + epsilon) / (1 + 2 epsilon), so that value and slope are finite, and not 0, at p = 0 and p = 1.
-
-    Examples
-    --------
-    >>> weighted_bce_loss(torch.tensor([0.5, 0.5, 1.0]), torch.tensor([1, 0, 1]))
-    tensor(0.5199)
-    """
-    check_numbers(0, math.inf, epsilon=epsilon)
-    p, g = operands(probability, target)
-    if positive_weight is None:
-        positives = g.sum()
-        foreground_weight = p.numel() / (2 * positives.clamp(min=1))
-        background_weight = p.numel() / (2 * (p.numel() - positives).clamp(min=1))
-    else:
-        check_numbers(0, math.inf, positive_weight=positive_weight)
-        foreground_weight, background_weight = positive_weight, 1
-    class_weight = background_weight + (foreground_weight - background_weight) * g
-    return -(class_weight * probability_of_truth(p, g, epsilon).log()).mean()
-
-
-def focal_loss(
-    probability: Tensor,
-    target: Tensor,
-    weight: Tensor | None = None,
-    *,
-    gamma: float = 2.0,
-    alpha_balance: float = 0.25,
-    epsilon: float = 1e-7,
-) -> Tensor:
-    """Focal loss (Lin et al. 2017), mean over voxels; `weight` is ignored.
-
-    mean a (1 - q)^gamma (-log q), a = alpha_balance on foreground and 1 - alpha_balance on background, q and epsilon
-    as in `weighted_bce_loss`.  gamma 0 and alpha_balance 0.5 is half the plain cross-entropy; the defaults are Lin's.
-
-    Examples
-    --------
-    >>> focal_loss(torch.tensor([0.5, 0.5, 1.0]), torch.tensor([1, 0, 1]))
-    tensor(0.0578)
-    """
-    check_numbers(0, 1, alpha_balance=alpha_balance)
-    check_numbers(0, math.inf, gamma=gamma, epsilon=epsilon)
-    p, g = operands(probability, target)
-    balance = (1 - alpha_balance) + (2 * alpha_balance - 1) * g
-    q = probability_of_truth(p, g, epsilon)
-    return -(balance * (1 - q) ** gamma * q.log()).mean()
-
-
-LOSSES: dict[str, Callable[..., Tensor]] = {
-    "general_union": general_union_loss,
-    "root_tversky": root_tversky_loss,
-    "tversky": tversky_loss,
-    "dice": dice_loss,
-    "weighted_bce": weighted_bce_loss,
-    "focal": focal_loss,
-}
-
-
-def loss_by_name(name: str, **parameters: float) -> Callable[..., Tensor]:
-    """Return the loss `name` of `LOSSES` with its parameters set: a function (probability, target, weight) -> scalar.
-
-    Raises
-    ------
-    InputError
-        The name or a parameter is unknown, or a parameter's value is out of range: told here, not at the first step.
-
-    Examples
-    --------
-    >>> loss_by_name("tversky", alpha=0.5)(torch.tensor([1.0, 0.5, 0.5]), torch.tensor([1, 1, 0]))
-    tensor(0.1667)
-    """
-    if name not in LOSSES:
-        raise InputError(f"loss {name!r} is unknown; known are {', '.join(LOSSES)}")
-    signature = inspect.signature(LOSSES[name]).parameters.values()
-    known = [parameter.name for parameter in signature if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
-    if unknown := sorted(set(parameters) - set(known)):
-        raise InputError(f"loss {name!r} has no parameter {', '.join(unknown)}; it has {', '.join(known)}")
-    loss = functools.partial(LOSSES[name], **parameters)
-    loss(torch.full((1,), 0.5), torch.ones(1))  # one voxel is enough to have the values checked
-    return loss
 
 
 def operands(probability: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
