@@ -28,10 +28,19 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
     encoder_weight: float = Field(
         1.0, ge=0, description="lambda of the encoder group's loss; unpublished, 1 is our choice"
     )
+    start: str | None = Field(
+        None, description="checkpoint whose weights the run starts from, such as the last stage's; null: random ones"
+    )
 
     crop: int = Field(128, ge=16, multiple_of=8, description="side of a training crop in voxels")
     crops_per_case: int = Field(16, ge=1, description="crops a case per epoch")
     batch_size: int = Field(1, ge=1, description="crops a step")
+    large_airways: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of crops drawn about large airways (ours; small crops hardly show a trachea)",
+    )
     rotation: float = Field(15.0, ge=0, le=180, description="largest rotation of a crop in degrees")
     augment: bool = Field(
         False, description="mirror and zoom crops and change their intensities (ours; the paper turns them only)"
@@ -52,6 +61,12 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
         "cosine", description="cosine to 0 after a warm-up, or the paper's steps"
     )
     milestones: list[int] = Field([60, 90], description="epochs after which `steps` divides the learning rate by 10")
+    probe_every: int | None = Field(
+        None,
+        ge=1,
+        description="steps between looks at the gradients, each as long as two steps, in probes.csv; null: none",
+    )
+    snapshots: list[int] = Field([], description="epochs after which the weights are kept; 0: before training")
     validate_every: int = Field(5, ge=1, description="epochs between validations; the last epoch is always validated")
 
     seed: int = Field(0, ge=0, description="of weights, crops and channel dropout")

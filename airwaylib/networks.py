@@ -94,3 +94,20 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, CheckpointInfo]:
         )
     network.load_state_dict(weights)
     return network.eval(), info
+
+
+def start_from(network: nn.Module, path: str | Path) -> None:
+    """Give `network` the weights of the checkpoint at `path`, a network of the same architecture.
+
+    Raises
+    ------
+    InputError
+        As `load_checkpoint`; or the checkpoint is of another network.
+    """
+    former, info = load_checkpoint(path)
+    try:
+        network.load_state_dict(former.state_dict())
+    except RuntimeError as error:
+        raise InputError(
+            f"{path}: a {info.network} with {info.parameters} cannot start this run; it needs the run's own network"
+        ) from error

@@ -3,16 +3,15 @@
 Loss of a step = loss(decoder group) + encoder_weight * loss(encoder group), as in Zheng et al., IEEE TMI 2021.
 """
 
-import math
 import pickle
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
@@ -21,39 +20,32 @@ from tqdm import tqdm
 from airwaylib import study
 from airwaylib.config import TrainConfig
 from airwaylib.errors import InputError
-from airwaylib.evaluation import score_case, true_tree
 from airwaylib.files import atomic_path
-from airwaylib.inference import predict_probability, segment
-from airwaylib.losses import general_union_weight, loss_by_name
+from airwaylib.inference import predict_probability
+from airwaylib.loss_table import WEIGHTED, loss_by_name
+from airwaylib.losses import general_union_weight
 from airwaylib.metrics import evaluate
-from airwaylib.networks import CheckpointInfo, build_network, load_checkpoint, save_checkpoint
+from airwaylib.networks import CheckpointInfo, build_network, save_checkpoint, start_from
+from airwaylib.optimisation import learning_rate_at, make_fabric, make_optimizer
 from airwaylib.patches import Crops, Store
-from airwaylib.prepare import one_file
-from airwaylib.volume import read_ct, read_mask, write_volume
+from airwaylib.probe import probe
+from airwaylib.supervision import group_losses
 
 VALIDATED = ("td", "bd", "precision", "dsc", "tpr")  # scores of the validation cases in metrics.csv
-DEEP_WEIGHTS = (0.5, 0.25)  # of the coarser decoder levels under "deep" supervision, finest first (our choice)
 
 
 @dataclass
 class Progress:
-    """How far a run has come: one row of metrics.csv an epoch, and the seconds they took."""
+    """How far a run has come: a row of metrics.csv an epoch, the seconds they took, and the rows of probes.csv."""
 
     rows: list[dict[str, float]]
     seconds: float = 0.0
+    probes: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def epoch(self) -> int:
         """Epochs done."""
         return len(self.rows)
-
-
-def learning_rate_at(config: TrainConfig, progress: float) -> float:
-    """Learning rate at `progress` (0..1) through the training: cosine with 5 % linear warm-up, or steps by epoch."""
-    if config.schedule == "steps":
-        return config.learning_rate * 0.1 ** sum(progress * config.epochs >= end for end in config.milestones)
-    warm_up = min(1.0, progress / 0.05 + 0.02)
-    return config.learning_rate * warm_up * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 class Run:
@@ -64,7 +56,7 @@ class Run:
         self.loss = loss_by_name(config.loss, **({} if config.alpha is None else {"alpha": config.alpha}))
         self.weight_alpha = {} if config.alpha is None else {"alpha": config.alpha}
         stores = [Store.open(config.prepared(case)) for case in config.train_cases]
-        drawing = config.model_dump(include={"crop", "rotation", "label_threshold", "seed", "augment"})
+        drawing = config.model_dump(include={"crop", "rotation", "label_threshold", "seed", "augment", "large_airways"})
         self.crops = Crops(stores, per_case=config.crops_per_case, **drawing)
         self.validation = [Store.open(config.prepared(case)) for case in config.validation_cases]
         torch.manual_seed(config.seed)
@@ -81,20 +73,15 @@ class Run:
         """The network without Fabric's wrapper."""
         return self.network.module
 
+    def weight(self, batch: dict[str, Tensor]) -> Tensor | None:
+        """The loss's weight map of a batch; None if it has none."""
+        if self.config.loss not in WEIGHTED:
+            return None
+        return general_union_weight(batch["distance"], batch["label"], **self.weight_alpha)
+
     def losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Loss of the prediction (and of deep supervision's coarser heads) and of the encoder group (0 without one)."""
-        label = batch["label"]
-        weight = None
-        if self.config.loss == "general_union":
-            weight = general_union_weight(batch["distance"], label, **self.weight_alpha)
-        logits = self.network(batch["image"])
-        decoder, *coarser = (
-            self.loss(torch.sigmoid(output.float()), label, weight) for output in (logits.decoder, *logits.deep)
-        )
-        decoder = decoder + sum(w * loss for w, loss in zip(DEEP_WEIGHTS, coarser, strict=False))
-        if logits.encoder is None:
-            return decoder, torch.zeros_like(decoder)
-        return decoder, self.loss(torch.sigmoid(logits.encoder.float()), label, weight)
+        return group_losses(self.network(batch["image"]), self.loss, batch["label"], self.weight(batch))
 
     def train_epoch(self) -> dict[str, float]:
         """One pass over the crops; the epoch's row of metrics.csv without the validation."""
@@ -107,7 +94,11 @@ class Run:
             rate = learning_rate_at(config, (epoch + step / len(self.loader)) / config.epochs)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            torch.manual_seed(int(np.random.default_rng([config.seed, epoch, step]).integers(2**62)))  # channel dropout
+            draw = int(np.random.default_rng([config.seed, epoch, step]).integers(2**62))  # of channel dropout
+            if config.probe_every and (epoch * len(self.loader) + step) % config.probe_every == 0:
+                torch.manual_seed(draw)
+                self.probe(epoch * len(self.loader) + step, batch)
+            torch.manual_seed(draw)
             decoder, encoder = self.losses(batch)
             total = decoder + config.encoder_weight * encoder
             if not torch.isfinite(total):
@@ -120,13 +111,22 @@ class Run:
             self.optimizer.zero_grad()
             sums += decoder.item(), encoder.item()
         decoder, encoder = (sums / len(self.loader)).tolist()
+        probes = pd.DataFrame(self.progress.probes)
+        probed = probes[probes["epoch"] == epoch + 1][["ratio", "erosion"]].mean().to_dict() if len(probes) else {}
         return {
             "epoch": epoch + 1,
             "learning_rate": rate,
             "loss": decoder + config.encoder_weight * encoder,
             "loss_decoder": decoder,
             "loss_encoder": encoder,
+            **probed,
         }
+
+    def probe(self, step: int, batch: dict[str, Tensor]) -> None:
+        """Take down gradient ratio and erosion, layer by layer, before training step `step`."""
+        about = {"epoch": self.progress.epoch + 1, "step": step}
+        rows = probe(self.plain_network, self.loss, batch, self.weight(batch), self.config.encoder_weight)
+        self.progress.probes += [about | row for row in rows]
 
     def validate(self) -> dict[str, float]:
         """Mean scores (percent, convention `paper`) of the validation cases, by sliding window over the lungs' box."""
@@ -148,6 +148,7 @@ class Run:
         """Checkpoint, then the state to resume from; metrics.csv last: it never tells of an epoch that is lost."""
         folder = self.config.folder
         save_checkpoint(folder / "checkpoint.safetensors", self.plain_network, self.info)
+        self.keep_snapshot()
         state = {
             "network": self.plain_network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -157,10 +158,19 @@ class Run:
             torch.save(state, temporary)
         self.write_metrics()
 
+    def keep_snapshot(self) -> None:
+        """Keep the weights after this many epochs, if the configuration asks for it."""
+        if self.progress.epoch in self.config.snapshots:
+            save_checkpoint(snapshot_path(self.config, self.progress.epoch), self.plain_network, self.info)
+
     def write_metrics(self) -> None:
-        """metrics.csv: one row an epoch, nothing in it that differs between two equal runs (no clock)."""
-        with atomic_path(self.config.folder / "metrics.csv") as temporary:
-            pd.DataFrame(self.progress.rows).to_csv(temporary, index=False, float_format="%.6g")
+        """metrics.csv: one row an epoch, nothing in it that differs between two equal runs (no clock); probes.csv."""
+        tables = {"metrics.csv": self.progress.rows} | (
+            {"probes.csv": self.progress.probes} if self.progress.probes else {}
+        )
+        for name, rows in tables.items():
+            with atomic_path(self.config.folder / name) as temporary:
+                pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.6g")
 
     @property
     def info(self) -> CheckpointInfo:
@@ -170,14 +180,16 @@ class Run:
         return CheckpointInfo(config.network, parameters, config.crop, config.spacing)
 
     def resume(self) -> None:
-        """Take up a run that was cut off, if there is one.
+        """Take up a run that was cut off, if there is one; a new one takes the weights it is to start from.
 
         Raises
         ------
         InputError
-            The folder holds a run of another configuration, or a damaged state.
+            The folder holds a run of another configuration, or a damaged state; no such weights.
         """
         folder, config = self.config.folder, self.config.model_dump()
+        if self.config.start is not None and not (folder / "resume.pt").exists():
+            start_from(self.plain_network, study.path(self.config.start))
         if not (folder / "config.json").exists():
             study.write_json(folder / "config.json", config)
         former = TrainConfig().model_dump() | study.read_json(folder / "config.json")  # settings unknown to older runs
@@ -197,26 +209,6 @@ class Run:
             self.write_metrics()
 
 
-def make_fabric(config: TrainConfig) -> Fabric:
-    """Fabric for the device asked for; bf16 autocast where "auto" finds a GPU that is fast at it."""
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device 'cuda' asked for, but no CUDA device is visible; use device auto or cpu")
-    cuda = config.device != "cpu" and torch.cuda.is_available()
-    precision = config.precision
-    if precision == "auto":
-        precision = "bf16-mixed" if cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    return Fabric(accelerator="cuda" if cuda else "cpu", devices=1, precision=precision)
-
-
-def make_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
-    """AdamW, or SGD with momentum 0.9 (the authors hint at SGD; the paper does not say)."""
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(
-            network.parameters(), config.learning_rate, momentum=0.9, weight_decay=config.weight_decay
-        )
-    return torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
-
-
 def train(config: TrainConfig) -> dict[str, Any]:
     """Train the run `config` describes, or finish it; returns the content of its summary.json.
 
@@ -234,6 +226,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
     summary = config.folder / "summary.json"
     if summary.exists():
         return study.read_json(summary)
+    if run.progress.epoch == 0:
+        run.keep_snapshot()
     with SummaryWriter(str(config.folder / "tensorboard"), purge_step=run.progress.epoch + 1) as writer:
         while run.progress.epoch < config.epochs:
             started = time.monotonic()
@@ -261,6 +255,11 @@ def train(config: TrainConfig) -> dict[str, Any]:
     return summarise(run)
 
 
+def snapshot_path(config: TrainConfig, epoch: int) -> Path:
+    """Checkpoint of a run's network after `epoch` epochs, kept if `config.snapshots` names it; 0: before training."""
+    return config.folder / f"snapshot_{epoch:04d}.safetensors"
+
+
 def report(run: Run) -> str:
     """One line about the epoch just done, with the time left."""
     row, progress = run.progress.rows[-1], run.progress
@@ -276,25 +275,3 @@ def summarise(run: Run) -> dict[str, Any]:
     parameters = sum(p.numel() for p in run.plain_network.parameters())
     seconds = round(run.progress.seconds, 1)
     return {"run": run.config.run, "parameters": parameters, "training_seconds": seconds, **run.progress.rows[-1]}
-
-
-def score_test_cases(config: TrainConfig) -> pd.DataFrame:
-    """Segment every test case's CT with the run's checkpoint and score it (percent, convention `paper`).
-
-    Writes the masks to the run's predictions/, scores_by_diameter.csv and, last, scores.csv: one row a case, also
-    returned. Of a phantom, its own tree decides about branches by diameter; see `evaluation`.
-    """
-    network, info = load_checkpoint(config.folder / "checkpoint.safetensors")
-    rows, by_diameter = [], []
-    for case in config.test_cases:
-        ct = read_ct(one_file(config.raw(case), "ct"))
-        label = one_file(config.raw(case), "airway")
-        prediction = segment(ct, network, info, device=config.device)
-        write_volume(prediction, config.folder / "predictions" / f"{case}.nii.gz")
-        scores, groups = score_case(prediction, read_mask(label, ct), truth=true_tree(label))
-        rows.append({"case": case, **scores})
-        by_diameter.append(groups["by_diameter"].assign(case=case))
-    scores = pd.DataFrame(rows)
-    study.write_csv(config.folder / "scores_by_diameter.csv", pd.concat([pd.DataFrame(), *by_diameter]))
-    study.write_csv(config.folder / "scores.csv", scores)
-    return scores

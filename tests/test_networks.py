@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from airwaylib.errors import InputError
-from airwaylib.networks import CheckpointInfo, build_network, load_checkpoint, save_checkpoint
+from airwaylib.networks import CheckpointInfo, build_network, load_checkpoint, save_checkpoint, start_from
 
 INFO = CheckpointInfo("wingsnet", {"width": 2}, window=16, spacing=0.7)
 
@@ -169,3 +169,15 @@ def test_metadata_that_name_no_network_are_refused(tmp_path, text):
     path = tmp_path / "odd.safetensors"
     safetensors.torch.save_file(network().state_dict(), path, {"airwaylib": text})
     refused(lambda: load_checkpoint(path), path, "metadata")
+
+
+def test_a_network_starts_from_the_weights_of_another(checkpoint):
+    started = network(seed=1)
+    start_from(started, checkpoint)
+    for name, weight in network(seed=0).state_dict().items():
+        torch.testing.assert_close(started.state_dict()[name], weight, rtol=0, atol=0)
+
+
+def test_a_network_does_not_start_from_the_weights_of_another_architecture(checkpoint):
+    refused(lambda: start_from(network(width=3), checkpoint), checkpoint, "wingsnet with {'width': 2}")
+    refused(lambda: start_from(network(), checkpoint.with_name("none.safetensors")), "no such checkpoint")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from synthetic_maps import write_study
 
 from airwaylib import study
 from airwaylib.phantom import make_phantom, write_phantom
@@ -108,6 +109,47 @@ def test_00_phantoms_refuses_a_ct_without_its_mask(tmp_path):
     assert "1 cts and 0 airways: each CT needs its airway mask" in done.stderr
 
 
+GRADIENTS = {
+    "train_cases": ["mini_0000"],
+    "test_cases": ["mini_0001"],
+    "seeds": [0, 1],
+    "width": 1,
+    "crops_per_case": 4,
+    "epochs": 1,
+    "looked_at": [0, 1],
+    "probe_every": 2,
+    "view": 32,
+}
+
+
+def test_01_gradient_erosion(home):
+    done, executed = papermill("01_gradient_erosion.ipynb", home, study="eroded", **GRADIENTS)
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = home / "results/eroded/gradients"
+    tables = {path.stem: pd.read_csv(path) for path in folder.glob("*.csv")}
+    assert set(tables) == {
+        *("layers", "bins", "branches", "probes", "ratios"),
+        *("critical_radius", "law_by_layer", "claims"),
+    }
+    assert tables["layers"].groupby("run").size().eq(2 * 18).all()
+    assert tables["layers"]["run"].nunique() == 8  # two losses, two supervisions, two seeds
+    law = tables["critical_radius"]
+    assert (law["law"] - law["simulation"]).abs().max() < 0.5
+    assert set(tables["claims"]["claim"]) == {1, 2, 3, 4}
+    assert tables["claims"]["verdict"].isin(["holds", "holds partly", "doesn't hold"]).all()
+    assert (tables["ratios"].query("loss == 'dice'")["ratio"] >= 1).all()  # 2 / DSC - 1
+    assert len(list(folder.glob("*.zarr"))) == 8
+    pictures_made = {path.stem for path in (home / "results/eroded/figures").glob("*.svg")}
+    assert len(pictures_made) == 8
+    assert pictures(executed) == 8
+
+
+def test_01_gradient_erosion_refuses_epochs_that_are_not_there(tmp_path):
+    done, _ = papermill("01_gradient_erosion.ipynb", tmp_path, epochs=3, looked_at=[0, 5])
+    assert done.returncode != 0
+    assert "looked_at [0, 5]: give rising epochs that end with the last one, 3" in done.stderr
+
+
 def test_02_train(home):
     folder = home / "results/quick/runs/both_general_union"
     assert study.read_json(folder / "summary.json")["epoch"] == 1
@@ -157,7 +199,7 @@ def test_06_segment_ct(home):
     assert pictures(executed) == 1
 
 
-@pytest.mark.parametrize("notebook", ["00_phantoms.ipynb", "02_train.ipynb", "04_figures.ipynb", "06_segment_ct.ipynb"])
+@pytest.mark.parametrize("notebook", [path.name for path in sorted(NOTEBOOKS.glob("*.ipynb"))])
 def test_misspelt_parameter_is_an_error_that_names_the_valid_ones(notebook, tmp_path):
     done, _ = papermill(notebook, tmp_path, studdy="x")
     assert done.returncode != 0
@@ -169,3 +211,17 @@ def test_ill_typed_parameter_is_an_error(tmp_path):
     done, _ = papermill("02_train.ipynb", tmp_path, epochs="many")
     assert done.returncode != 0
     assert "epochs = 'many'" in done.stderr
+
+
+def test_05_explore_gradients(tmp_path):
+    """Without a browser: the widget is in the executed notebook, and so are a still, and the page beside it."""
+    write_study(tmp_path / "results/tiny/gradients", size=24)
+    done, executed = papermill("05_explore_gradients.ipynb", tmp_path, study="tiny", layers=3)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "application/vnd.jupyter.widget-view+json" in executed.read_text()
+    assert pictures(executed) == 1
+    figures = tmp_path / "results/tiny/figures"
+    assert (figures / "gradient_descent_by_layer.svg").exists()
+    page = figures / "gradient_explorer.html"
+    assert 4_000_000 < page.stat().st_size < 15_000_000
+    assert "dice, final, seed 0" in page.read_text()

@@ -16,6 +16,7 @@ from airwaylib.patches import (
     centreline_corner,
     change_intensity,
     count_inside,
+    large_airway_corner,
     outer_side,
     random_corner,
     random_zoom,
@@ -179,6 +180,20 @@ def test_centreline_cubes_of_a_small_case_are_centred():
     assert (corners[:, 0] == -1).all() and (corners[:, 1:] >= 6).all() and (corners[:, 1:] <= 15).all()
 
 
+def test_large_airway_cubes_hold_a_large_airway_voxel():
+    rng = np.random.default_rng(0)
+    store = synthetic((40, 40, 40), centreline=block((2, 2, 2), (4, 4, 4)), large=block((30, 30, 30), (34, 34, 34)))
+    corners = np.array([large_airway_corner(store, 8, rng) for _ in range(200)])
+    assert all(count_inside(store.large_points, corner, 8) for corner in corners)
+    assert len(np.unique(corners, axis=0)) > 100
+
+
+def test_large_airway_cubes_of_a_case_without_large_airways_hold_its_centreline():
+    rng = np.random.default_rng(0)
+    store = synthetic((40, 40, 40), centreline=block((2, 2, 2), (4, 4, 4)))
+    assert all(count_inside(store.centreline_points, large_airway_corner(store, 8, rng), 8) for _ in range(20))
+
+
 def redrawn(store, side, count):
     """Corners of small-airway sampling: those it left as first drawn, and those it was free to draw again."""
     kept, again = [], []
@@ -244,6 +259,20 @@ def test_samplers_and_cases_share_an_epoch_equally_in_mixed_order(monkeypatch):
         orders.append([case for case, _ in drawn])
     assert orders[0] != orders[1] != orders[2]
     assert all(len(set(order[:6])) > 1 for order in orders)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.35, 1.0])
+def test_large_airways_take_their_share_of_the_crops(monkeypatch, share):
+    drawn = []
+    corner = np.zeros(3, int)
+    for name in ("small_airway_corner", "centreline_corner", "large_airway_corner"):
+        monkeypatch.setattr(patches, name, lambda *_, name=name: drawn.append(name) or corner)
+    crops = Crops([synthetic((24, 24, 24))], crop=16, per_case=400, large_airways=share)
+    for index in range(len(crops)):
+        crops[index]
+    assert drawn.count("large_airway_corner") == pytest.approx(400 * share, abs=0 if share in (0, 1) else 40)
+    if share < 1:
+        assert drawn.count("small_airway_corner") == pytest.approx(drawn.count("centreline_corner"), abs=60)
 
 
 def test_an_odd_number_of_crops_a_case_evens_out_over_two_epochs(monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import wilcoxon
 
 from airwaylib.errors import InputError
-from airwaylib.statistics import bootstrap_interval, compare, summarise
+from airwaylib.statistics import bootstrap_interval, compare, mean_interval, summarise
 
 
 def scores():
@@ -67,3 +67,11 @@ def test_cases_must_match():
         compare(one, other)
     with pytest.raises(InputError, match="cases that come twice: b"):
         compare(one.assign(case="b"), other)
+
+
+def test_interval_of_a_mean_over_few_seeds_is_students():
+    # 90, 92, 94: mean 92, standard error 2 / sqrt(3), t(0.975, 2) = 4.303
+    assert mean_interval(np.array([90.0, 92, 94])) == pytest.approx((92 - 4.9683, 92 + 4.9683), abs=1e-3)
+    assert mean_interval(np.array([1.0, 1.0])) == (1, 1)
+    assert np.isnan(mean_interval(np.array([1.0]))).all()
+    assert np.isnan(mean_interval(np.array([1.0, np.nan, 2.0]))).all()

@@ -17,7 +17,7 @@ from airwaylib.config import TrainConfig
 from airwaylib.errors import InputError
 from airwaylib.networks import load_checkpoint
 from airwaylib.prepare import prepare_phantoms
-from airwaylib.training import Run, learning_rate_at, train
+from airwaylib.training import Run, snapshot_path, train
 
 TINY = {
     "run": "tiny",
@@ -144,8 +144,55 @@ def test_a_run_from_before_a_setting_was_known_had_its_default(config):
         train(config(augment=True))
 
 
+def test_snapshots_are_kept_of_the_epochs_asked_for(config):
+    first = Run(config())
+    train(config(snapshots=[0, 2]))
+    folder = config().folder
+    assert sorted(path.name for path in folder.glob("snapshot*")) == [f"snapshot_000{n}.safetensors" for n in (0, 2)]
+    before, _ = load_checkpoint(snapshot_path(config(), 0))
+    after, _ = load_checkpoint(snapshot_path(config(), 2))
+    final, _ = load_checkpoint(folder / "checkpoint.safetensors")
+    for name, weight in first.plain_network.state_dict().items():
+        torch.testing.assert_close(before.state_dict()[name], weight, rtol=0, atol=0)
+        torch.testing.assert_close(after.state_dict()[name], final.state_dict()[name], rtol=0, atol=0)
+
+
+def test_probes_are_taken_down_and_change_nothing(config):
+    train(config(run="plain"))
+    train(config(run="probed", probe_every=3))
+    plain, probed = (pd.read_csv(config(run=run).folder / "metrics.csv") for run in ("plain", "probed"))
+    pd.testing.assert_frame_equal(plain, probed[plain.columns])  # the same training, bit for bit
+    probes = pd.read_csv(config(run="probed").folder / "probes.csv")
+    assert set(probes["step"]) <= {0, 3}  # two steps an epoch: of four crops, two at a time
+    assert probes.groupby("step")["layer"].nunique().eq(18).all()
+    assert probes["erosion"].between(0, 1).all()
+    first = probes[probes["epoch"] == 1]
+    assert probed.loc[0, "erosion"] == pytest.approx(first["erosion"].mean(), rel=1e-4)
+    assert probed.loc[0, "ratio"] == pytest.approx(first["ratio"].mean(), rel=1e-4)
+
+
+def test_a_stage_starts_from_the_weights_of_the_last_one(config, tmp_path):
+    train(config(epochs=1))
+    former = config().folder / "checkpoint.safetensors"
+    stage = Run(config(run="stage2", start=str(former)))
+    stage.resume()
+    for name, weight in load_checkpoint(former)[0].state_dict().items():
+        torch.testing.assert_close(stage.plain_network.state_dict()[name], weight, rtol=0, atol=0)
+    train(stage.config)
+    former.unlink()  # a stage that has begun goes on from its own state
+    again = Run(stage.config)
+    again.resume()
+    assert again.progress.epoch == stage.config.epochs
+
+
+def test_a_stage_without_its_start_is_refused_before_anything_is_written(config, tmp_path):
+    with pytest.raises(InputError, match=r"none\.safetensors: no such checkpoint"):
+        train(config(run="stage2", start=str(tmp_path / "none.safetensors")))
+    assert not config(run="stage2").folder.exists()
+
+
 def test_crops_are_drawn_as_the_configuration_says(config):
-    settings = {"crop": 40, "rotation": 3.0, "label_threshold": 0.4, "seed": 7}
+    settings = {"crop": 40, "rotation": 3.0, "label_threshold": 0.4, "seed": 7, "large_airways": 0.2}
     for augment in (False, True):
         crops = Run(config(crops_per_case=6, augment=augment, **settings)).crops
         assert len(crops) == 6
@@ -213,15 +260,6 @@ def test_general_union_loss_gets_its_weight_with_the_loss_own_alpha(config, monk
         run.losses(batch_of(run))
     Run(config(loss="dice")).losses(batch_of(run))
     assert seen == [{}, {"alpha": 0.2}]
-
-
-def test_learning_rate_schedules(config):
-    cosine = config(learning_rate=1.0)
-    assert learning_rate_at(cosine, 0.5) == pytest.approx(0.5)
-    assert learning_rate_at(cosine, 1.0) == pytest.approx(0.0)
-    assert learning_rate_at(cosine, 0.0) < 0.1  # warm-up
-    steps = config(learning_rate=1.0, schedule="steps", epochs=100)  # the paper's: 1, 0.1, 0.01 to epochs 60, 90, 100
-    assert [learning_rate_at(steps, e / 100) for e in (0, 59.9, 60, 90)] == pytest.approx([1, 1, 0.1, 0.01])
 
 
 def test_not_a_number_stops_the_run(config, monkeypatch):

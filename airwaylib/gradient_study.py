@@ -1,0 +1,293 @@
+"""Gradients along real training runs: short runs of each loss and supervision over seeds, looked at epoch by epoch.
+
+Every run is trained, its gradients are split by class on one crop of a held-out case after each chosen epoch, and its
+missed branches are set against the erosion that they suffered. Whatever stands is not made again.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import BaseModel, Field, model_validator
+from scipy import ndimage
+
+from airwaylib import study
+from airwaylib.config import TrainConfig
+from airwaylib.errors import InputError
+from airwaylib.gradient_maps import maps_folder, write_maps
+from airwaylib.gradient_measures import Regions, airway_radius, foreground_share, measure, measure_bins, spread
+from airwaylib.gradient_theory import measured_ratio
+from airwaylib.gradients import LayerGradients, class_gradients
+from airwaylib.inference import predict_probability
+from airwaylib.loss_table import LOSSES, WEIGHTED, loss_by_name
+from airwaylib.losses import general_union_weight
+from airwaylib.metrics import DETECTED, largest_component
+from airwaylib.networks import load_checkpoint
+from airwaylib.patches import Store
+from airwaylib.prepare import prepare_phantoms
+from airwaylib.training import snapshot_path, train
+from airwaylib.tree import parse_tree
+
+TABLES = ("layers", "bins", "branches")
+RADII_MM = (0, 1, 2, 3, 4, 10)  # edges of bins: the diameters of Zheng et al., figure 9, halved
+RADIUS_BIN = 2  # voxels
+NAMES = ("run", "loss", "supervision", "seed")
+
+
+class GradientParameters(BaseModel, extra="forbid", frozen=True):
+    """Parameters of 01_gradient_erosion and 05_explore_gradients: the runs, and what is looked at."""
+
+    study: str = Field("gradients", description="results go to results/<study>/")
+    data: str = Field("data/phantoms", description="folder with raw/CASE/ and prepared/CASE.zarr")
+    train_cases: list[str] = Field([f"mini_{n:04d}" for n in range(5)], min_length=1, description="trained on")
+    test_cases: list[str] = Field(["mini_0008", "mini_0009"], min_length=1, description="held out, looked at")
+    losses: list[str] = Field(["dice", "general_union"], min_length=1, description="losses by name")
+    supervisions: list[str] = Field(["final", "both"], min_length=1, description="supervisions by name")
+    seeds: list[int] = Field([0, 1, 2], min_length=1, description="one run each")
+    width: int = Field(4, ge=1, description="channels of the first block; the paper's is 8")
+    crop: int = Field(32, ge=16, multiple_of=8, description="side of a training crop, voxels")
+    crops_per_case: int = Field(12, ge=1, description="crops a case per epoch")
+    epochs: int = Field(5, ge=1, description="passes over the training cases")
+    learning_rate: float = Field(8e-3, gt=0, description="highest learning rate")
+    probe_every: int = Field(20, ge=1, description="training steps between looks at the loss's ratio and the erosion")
+    looked_at: list[int] = Field([0, 1, 5], min_length=1, description="epochs looked at; 0: before training")
+    view: int = Field(64, ge=16, multiple_of=8, description="side of the crop looked at, voxels")
+
+    @model_validator(mode="after")
+    def epochs_within(self) -> "GradientParameters":
+        """The epochs looked at must be there; the last one shows what training has made of the network."""
+        if sorted(set(self.looked_at)) != self.looked_at or self.looked_at[-1] != self.epochs:
+            raise ValueError(
+                f"looked_at {self.looked_at}: give rising epochs that end with the last one, {self.epochs}"
+            )
+        return self
+
+    def configs(self) -> list[TrainConfig]:
+        """The training runs, seed by seed."""
+        fields = ("study", "data", "train_cases", "test_cases", "width", "crop", "crops_per_case", "epochs")
+        shared = self.model_dump(include={*fields, "learning_rate", "probe_every"})
+        return [
+            TrainConfig(
+                run=f"{supervision}_{loss}_{seed}",
+                supervision=supervision,
+                loss=loss,
+                seed=seed,
+                snapshots=self.looked_at,
+                label_threshold=0.6,
+                spacing=1.0,
+                **shared,
+            )
+            for seed, supervision, loss in product(self.seeds, self.supervisions, self.losses)
+        ]
+
+
+@dataclass(frozen=True)
+class View:
+    """Part of a prepared case, and what is known of it: arrays (D, H, W).
+
+    `distance` is d / dmax of the whole case; `regions` has the bins `radius_mm`, `radius_voxels` and `generation`.
+    """
+
+    case: str
+    spacing: tuple[float, float, float]
+    image: np.ndarray
+    label: np.ndarray
+    distance: np.ndarray
+    regions: Regions = field(repr=False)
+
+    @classmethod
+    def of(cls, config: TrainConfig, case: str, side: int | None = None) -> "View":
+        """The whole case, or its cube of `side` voxels with most centreline of small airways."""
+        store = Store.open(config.prepared(case))
+        spacing = store.spacing
+        label = store.label[:] > 0
+        tree = parse_tree(label, spacing)
+        generation = np.full(label.shape, -1)
+        generation[tree.labels > 0] = tree.branches["generation"].to_numpy()[tree.labels[tree.labels > 0] - 1]
+        bins = {
+            "radius_mm": np.digitize(airway_radius(label, spacing), RADII_MM[1:-1]),
+            "radius_voxels": (airway_radius(label) // RADIUS_BIN).astype(int),
+            "generation": generation,
+        }
+        box = (slice(None),) * 3 if side is None else busiest_cube(store, side)
+        regions = Regions.around(label[box], {name: numbers[box] for name, numbers in bins.items()})
+        return cls(
+            case, spacing, store.image[:][box], label[box], np.asarray(store.distance[:][box], np.float32), regions
+        )
+
+
+def busiest_cube(store: Store, side: int) -> tuple[slice, ...]:
+    """The cube of `side` voxels, or all of a shorter axis, that holds most centreline voxels of small airways."""
+    shape = store.image.shape
+    small = np.zeros(shape, np.float32)
+    small[tuple(store.centreline_points.T)] = 1
+    large = tuple(store.large_points.T)
+    small[large] *= 0.25  # a few of the large airways should be there to compare with
+    sides = np.minimum(side, shape)
+    held = ndimage.uniform_filter(small, sides, mode="constant", origin=-(sides // 2))  # of the cube from a voxel on
+    allowed = held[tuple(slice(size - length + 1) for size, length in zip(shape, sides, strict=True))]
+    corner = np.unravel_index(allowed.argmax(), allowed.shape)
+    return tuple(slice(int(low), int(low + length)) for low, length in zip(corner, sides, strict=True))
+
+
+def gradients_of(
+    config: TrainConfig, epoch: int, view: View, by_group: bool = True
+) -> Iterator[tuple[str, LayerGradients]]:
+    """Class-separated gradients of a run's own loss, after an epoch, on a view; the network in evaluation mode."""
+    network, _ = load_checkpoint(snapshot_path(config, epoch))
+    alpha = {} if config.alpha is None else {"alpha": config.alpha}
+    loss = loss_by_name(config.loss, **alpha)
+    image, label, distance = (
+        torch.from_numpy(np.ascontiguousarray(array, np.float32))[None, None]
+        for array in (view.image / np.float32(255), view.label, view.distance)
+    )
+    weight = general_union_weight(distance, label, **alpha) if config.loss in WEIGHTED else None
+    return class_gradients(network, loss, image, label, weight, encoder_weight=config.encoder_weight, by_group=by_group)
+
+
+def look(config: TrainConfig, parameters: GradientParameters) -> dict[str, pd.DataFrame]:
+    """All measures of one trained run: its tables by name, see `TABLES`. Writes the run's gradient maps."""
+    about = {name: getattr(config, name) for name in NAMES}
+    view = View.of(config, config.test_cases[0], parameters.view)
+    layers, bins, shares = [], [], []
+    for epoch in parameters.looked_at:
+        found = [
+            (
+                layer,
+                measure(gradients, view.regions),
+                measure_bins(gradients, view.regions),
+                foreground_share(gradients)[0],
+            )
+            for layer, gradients in gradients_of(config, epoch, view)
+        ]
+        for layer, measures, binned, share in found[::-1]:  # in the order of the forward pass
+            layers.append(about | {"epoch": epoch, "layer": layer} | measures)
+            bins += [
+                about | {"epoch": epoch, "layer": layer} | row | bin_edges(row["by"], row["bin"]) for row in binned
+            ]
+            shares.append((epoch, layer, share))
+    table = pd.DataFrame(layers)
+    measures = table[["epoch", "layer", "erosion", "dilation", "ratio", "share"]]
+    shown = about | {"case": view.case, "spacing": list(view.spacing)}
+    write_maps(maps_folder(config.study) / f"{config.run}.zarr", shown, view.image, view.label, shares, measures)
+    branches = pd.concat([missed_branches(config, case) for case in config.test_cases])
+    return {"layers": table, "bins": pd.DataFrame(bins), "branches": branches.assign(**about)}
+
+
+def bin_edges(by: str, number: int) -> dict[str, float]:
+    """Lowest and highest value of a bin: mm, voxels, or the generation itself."""
+    if by == "radius_mm":
+        return {"low": RADII_MM[number], "high": RADII_MM[number + 1]}
+    if by == "radius_voxels":
+        return {"low": RADIUS_BIN * number, "high": RADIUS_BIN * (number + 1)}
+    return {"low": number, "high": number}
+
+
+def missed_branches(config: TrainConfig, case: str) -> pd.DataFrame:
+    """Branches of a held-out case: what the trained network finds of each, and the erosion each suffered at the end.
+
+    Returns
+    -------
+    DataFrame
+        A row a branch: `case`, `branch`, `generation`, `radius_mm`, `length_mm`, `detected` (share of its skeleton in
+        the prediction's largest component), `missed` (less than 80 %), `erosion_first` (of its voxels, at the first
+        layer, which back-propagation reaches last) and `erosion` (mean over all layers).
+    """
+    view = View.of(config, case)
+    tree = parse_tree(view.label, view.spacing)
+    erosion: dict[str, np.ndarray] = {}
+    voxels = tuple(tree.airway_index.T)
+    for layer, gradients in gradients_of(config, config.epochs, view, by_group=False):
+        eroded = spread(foreground_share(gradients)[0], view.label.shape)[voxels] < 0.5
+        erosion[layer] = np.bincount(tree.airway_branch, eroded)[1:] / np.bincount(tree.airway_branch)[1:]
+    network, _ = load_checkpoint(snapshot_path(config, config.epochs))
+    everywhere = np.ones(view.image.shape, bool)
+    probability = predict_probability(network, view.image, everywhere, window=96, progress=False)
+    inside = largest_component(probability >= 0.5)[tuple(tree.index.T)]
+    branch = tree.centreline["branch"].to_numpy()
+    detected = np.bincount(branch, inside)[1:] / np.bincount(branch)[1:]
+    table = tree.branches[["branch", "generation", "radius_mm", "length_mm"]].assign(case=case, detected=detected)
+    first = list(erosion)[-1]  # layers come from the last to the first
+    mean = np.mean(list(erosion.values()), axis=0)
+    return table.assign(missed=detected < DETECTED, erosion_first=erosion[first], erosion=mean)
+
+
+def run_study(parameters: GradientParameters) -> dict[str, pd.DataFrame]:
+    """Train and look at every run; returns and writes the tables results/<study>/gradients/{layers,bins,branches}.csv.
+
+    A run's own tables are written to its folder, last of all: a run that has them, for these parameters, is done.
+    """
+    prepare_phantoms(study.path(parameters.data), [*parameters.train_cases, *parameters.test_cases])
+    tables: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
+    configs, started = parameters.configs(), time.monotonic()
+    for done, config in enumerate(configs, 1):
+        train(config)
+        for name, table in looked_at(config, parameters).items():
+            tables[name].append(table)
+        left = (time.monotonic() - started) / done * (len(configs) - done) / 60
+        print(f"{config.run}: run {done} of {len(configs)}, about {left:.0f} min left", flush=True)
+    joined = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
+    for name, table in joined.items():
+        study.write_csv(maps_folder(parameters.study) / f"{name}.csv", table)
+    return joined
+
+
+def looked_at(config: TrainConfig, parameters: GradientParameters) -> dict[str, pd.DataFrame]:
+    """The tables of one run, read if they stand for these parameters, else made."""
+    done = config.folder / "gradients.json"
+    asked = parameters.model_dump(include={"looked_at", "view", "test_cases"})
+    files = {name: config.folder / f"gradient_{name}.csv" for name in TABLES}
+    store = maps_folder(config.study) / f"{config.run}.zarr"
+    if not (done.exists() and study.read_json(done) == asked and store.exists()):
+        for name, table in look(config, parameters).items():
+            study.write_csv(files[name], table)
+        study.write_json(done, asked)
+    return {name: pd.read_csv(file) for name, file in files.items()}
+
+
+def ensure_maps(name: str) -> None:
+    """Run the study `name` with default parameters, unless it has gradient maps: about 10 minutes on two cores."""
+    if not list(maps_folder(name).glob("*.zarr")):
+        run_study(GradientParameters(study=name))
+
+
+def ratios_of_losses(config: TrainConfig, parameters: GradientParameters) -> pd.DataFrame:
+    """Every loss's gradient ratio on the same predictions: those of one run for its view, after each epoch looked at.
+
+    Returns
+    -------
+    DataFrame
+        `loss`, `epoch`, `index` (1 - loss) and `ratio` (mean |dL/dp| on the airway over that on the background); nan
+        where a loss has no finite gradient on both.
+    """
+    view = View.of(config, config.test_cases[0], parameters.view)
+    label, distance = (torch.from_numpy(np.float32(part))[None, None] for part in (view.label, view.distance))
+    weight = general_union_weight(distance, label)
+    rows = []
+    for epoch in parameters.looked_at:
+        network, _ = load_checkpoint(snapshot_path(config, epoch))
+        everywhere = np.ones(view.image.shape, bool)
+        predicted = predict_probability(network, view.image, everywhere, parameters.view, progress=False)
+        probability = torch.from_numpy(predicted)[None, None]
+        for name in LOSSES:
+            loss = loss_by_name(name)
+            try:
+                ratio = measured_ratio(loss, probability, label, weight)
+            except InputError:
+                ratio = np.nan
+            rows.append([name, epoch, 1 - loss(probability, label, weight).item(), ratio])
+    return pd.DataFrame(rows, columns=["loss", "epoch", "index", "ratio"])
+
+
+def probes(parameters: GradientParameters) -> pd.DataFrame:
+    """What the runs' probes took down: a row a run, step and layer."""
+    parts: list[Any] = []
+    for config in parameters.configs():
+        about = {name: getattr(config, name) for name in NAMES}
+        parts.append(pd.read_csv(config.folder / "probes.csv").assign(**about))
+    return pd.concat(parts, ignore_index=True)

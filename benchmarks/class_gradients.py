@@ -1,0 +1,57 @@
+"""Time and memory of class-separated gradients of one crop: every layer of WingsNet, with and without the groups.
+
+    python benchmarks/class_gradients.py [--side 128] [--width 8]
+
+Beside them, the time of one ordinary forward and backward pass. The measures of every layer are included.
+"""
+
+import argparse
+import resource
+import time
+
+import torch
+
+from airwaylib.gradient_measures import Regions, measure
+from airwaylib.gradients import class_gradients
+from airwaylib.losses import general_union_loss
+from airwaylib.supervision import group_losses
+from airwaylib.wingsnet import WingsNet
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--side", type=int, default=128)
+    parser.add_argument("--width", type=int, default=8)
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    network = WingsNet(args.width).eval()
+    image = torch.rand(1, 1, *[args.side] * 3)
+    label = torch.zeros_like(image)
+    label[..., args.side // 2 : args.side // 2 + 4, args.side // 3 : args.side // 3 + 4] = 1  # a tube
+    regions = Regions.around(label[0, 0].numpy() > 0)
+
+    def ordinary() -> None:
+        sum(group_losses(network(image), general_union_loss, label)).backward()
+
+    def split(by_group: bool) -> None:
+        layers = [
+            (name, measure(gradients, regions))
+            for name, gradients in class_gradients(network, general_union_loss, image, label, by_group=by_group)
+        ]
+        assert len(layers) == 18
+
+    for name, task in {
+        "by class": lambda: split(False),
+        "by class and group": lambda: split(True),
+        "one ordinary step": ordinary,
+    }.items():
+        start = time.perf_counter()
+        task()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(
+            f"{args.side}^3, width {args.width}, {name}: {time.perf_counter() - start:.1f} s, peak so far {peak:.1f} GB"
+        )
+
+
+if __name__ == "__main__":
+    main()
