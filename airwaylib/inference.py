@@ -1,13 +1,15 @@
-"""From a CT to its airway mask: windows over the lungs, their mean probability, a threshold, the largest component.
+"""From a CT to its airway mask: windows over the lungs, their mean probability, a threshold, one component.
 
 As in Zheng et al. 2021 (authors' program): 128^3 windows at a stride of 64, mean of the sigmoids, >= 0.5, largest
-6-connected component. Less overlap and leaving out the windows that hold no lung are our own choice.
+6-connected component. Less overlap, leaving out the windows that hold no lung, and the component that reaches farthest
+through the lungs, which is not always the largest, are our own choice.
 """
 
 import math
 import sys
 import warnings
 
+import cc3d
 import numpy as np
 import torch
 from monai.data.utils import dense_patch_slices
@@ -24,7 +26,7 @@ from airwaylib.volume import window as window_hu
 
 MARGIN = 5  # voxels around the lungs, as in training
 OVERLAP = 0.25  # of windows, as a share of their side
-LEAST_SIZE = 16  # voxels along an axis; the network halves its input three times
+LEAST_SIZE = 16  # voxels along an axis, of which windows are multiples: networks halve their input up to four times
 
 
 def segment(
@@ -56,7 +58,7 @@ def segment(
     Returns
     -------
     Volume
-        bool, on the CT's own grid: one 6-connected component, or nothing, with a warning.
+        bool, on the CT's own grid: one 6-connected component, see `airway_component`, or nothing, with a warning.
 
     Raises
     ------
@@ -72,17 +74,17 @@ def segment(
             f"a CT of {ct.array.shape} voxels (z, y, x) is too small: {LEAST_SIZE} along each axis are needed"
         )
     place = choose_device(device)
-    lung = lung_mask(ct)
-    box = bounding_box(lung, MARGIN)
+    air = lung_mask(ct)
+    box = bounding_box(air, MARGIN)
     cut = ct.crop(box)
-    image, lung = cut.with_array(window_hu(cut.array)), cut.with_array(lung[box])
+    image, lung = cut.with_array(window_hu(cut.array)), cut.with_array(air[box])
     if info.spacing is not None:
         image, lung = resample(image, info.spacing), resample(lung, info.spacing)
     predicted = predict_probability(network, image.array, lung.array, info.window, overlap, place, progress)
     if info.spacing is not None:
         predicted = resample_to(image.with_array(predicted), cut).array
     mask = np.zeros(ct.array.shape, bool)
-    mask[box] = largest_component(predicted >= probability)
+    mask[box] = airway_component(predicted >= probability, air[box], ct.spacing)
     if not mask.any():
         highest = f"the highest probability is {predicted.max():.3f}, the threshold {probability:g}"
         warnings.warn(f"no airway found: {highest}; the mask is empty", stacklevel=2)
@@ -105,8 +107,8 @@ def predict_probability(
     network : nn.Module
         As for `segment`; the sigmoid of its `decoder` logits counts. In bf16 where CUDA is fast at it, else float32.
     image : numpy.ndarray
-        uint8 `(z, y, x)`, as `volume.window` makes it. An axis shorter than the window is padded with air, as in
-        training.
+        uint8 `(z, y, x)`, as `volume.window` makes it. Along an axis shorter than the window, the window is as long as
+        the axis, brought up to a multiple of 16 by repeating the border voxels.
     lung : numpy.ndarray
         bool `(z, y, x)`. A window without any of it is not computed and counts as 0, so the mean is exact wherever
         `lung` is true, and too low only in places that such a window shares with others.
@@ -136,11 +138,12 @@ def predict_probability(
         raise InputError(f"window {window}: at least {LEAST_SIZE} voxels a side are needed")
     if not 0 <= overlap < 1:
         raise InputError(f"overlap {overlap}: 0 (none) to below 1 is needed, such as 0.5")
-    short = [max(window - size, 0) for size in image.shape]
+    sides = [min(window, -(-size // LEAST_SIZE) * LEAST_SIZE) for size in image.shape]
+    short = [max(side - size, 0) for side, size in zip(sides, image.shape, strict=True)]
     margins = [(gap // 2, gap - gap // 2) for gap in short]
-    image, lung = np.pad(image, margins), np.pad(lung, margins)
+    image, lung = np.pad(image, margins, mode="edge"), np.pad(lung, margins)
     bf16 = torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    bar = progress_bar(count_windows(lung, window, overlap), progress)
+    bar = progress_bar(count_windows(lung, sides, overlap), progress)
 
     def probability_of(patch: Tensor, places: list[list[slice]]) -> Tensor:
         if not lung[tuple(places[0][2:])].any():
@@ -155,17 +158,33 @@ def predict_probability(
     with bar, torch.inference_mode():
         whole = torch.from_numpy(image)[None, None].float()
         mean = sliding_window_inference(
-            whole, window, 1, probability_of, overlap, sw_device=device, device="cpu", with_coord=True
+            whole, sides, 1, probability_of, overlap, sw_device=device, device="cpu", with_coord=True
         )
     network.train(was_training)
     inside = tuple(slice(low, size - high) for (low, high), size in zip(margins, image.shape, strict=True))
     return mean[0, 0].numpy()[inside]
 
 
-def count_windows(lung: np.ndarray, window: int, overlap: float) -> int:
-    """How many of MONAI's sliding windows over `lung` (no axis shorter than the window) hold any of it."""
-    stride = max(1, int(window * (1 - overlap)))
-    places = dense_patch_slices(lung.shape, [window] * 3, [stride] * 3)
+def airway_component(mask: np.ndarray, lung: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
+    """The 6-connected component of `mask` that reaches farthest through `lung`, or the largest if none is there.
+
+    lung: bool (D, H, W) of `lung_mask`, which holds the airways' air, too. spacing: x, y, z, mm. Gaps under the arms
+    and bowel gas look much like a trachea and may be larger than the whole tree, but lie outside the lungs. Emphysema
+    and bullae lie inside, but do not go from the trachea into both of them.
+    """
+    parts = cc3d.connected_components(mask, connectivity=6)
+    boxes = cc3d.statistics(np.where(lung, parts, 0))["bounding_boxes"][1:]
+    reach = [
+        np.linalg.norm([(b.stop - b.start) * mm for b, mm in zip(box, spacing[::-1], strict=True)]) for box in boxes
+    ]
+    held = np.bincount(parts[mask & lung], minlength=len(reach) + 1)[1 : len(reach) + 1]
+    return parts == 1 + np.argmax(np.where(held > 0, reach, 0)) if held.any() else largest_component(mask)
+
+
+def count_windows(lung: np.ndarray, sides: list[int], overlap: float) -> int:
+    """How many of MONAI's sliding windows over `lung` (no axis shorter than its side) hold any of it."""
+    strides = [max(1, int(side * (1 - overlap))) for side in sides]
+    places = dense_patch_slices(lung.shape, sides, strides)
     return sum(bool(lung[place].any()) for place in places)
 
 

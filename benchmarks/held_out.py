@@ -1,6 +1,6 @@
 """Score the shipped weights on held-out phantoms: TD, BD and precision, whole and by airway diameter, with intervals.
 
-    python benchmarks/held_out.py [--config data/weights/wingsnet-phantom.yaml] [--weights CHECKPOINT]
+    python benchmarks/held_out.py [--config data/weights/wingsnet-phantom-stage2.yaml] [--weights CHECKPOINT]
 
 The cases are the test cases of the run's configuration (synthetic CT; made where missing). Writes the masks to
 results/<study>/predictions/, scores.csv and scores_by_diameter.csv to results/<study>/tables/. Convention `paper`;
@@ -59,7 +59,7 @@ def with_intervals(cases: pd.DataFrame) -> pd.DataFrame:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, default=study.HOME / "data/weights/wingsnet-phantom.yaml")
+    parser.add_argument("--config", type=Path, default=study.HOME / "data/weights/wingsnet-phantom-stage2.yaml")
     parser.add_argument("--weights", type=Path, default=study.DEFAULT_WEIGHTS)
     args = parser.parse_args()
     config = TrainConfig(**read_settings(args.config))

@@ -46,7 +46,7 @@ def study(seeds=(0, 1, 2)):
                             for b in range(4)
                         ]
                 for branch in range(30):
-                    small = branch >= 20
+                    small = branch >= 18
                     row = {"branch": branch, "radius_mm": 3 - 0.05 * branch - 0.01 * seed, "missed": small}
                     branches.append(run | row | {"erosion_first": 0.5 + 0.2 * small})
                 for step in (0, 1, 2):
@@ -57,11 +57,11 @@ def study(seeds=(0, 1, 2)):
     return Tables(*map(pd.DataFrame, (layers, bins, branches, probes)))
 
 
-def test_clear_tables_support_every_claim_but_that_beyond_radius():
+def test_clear_tables_support_every_claim():
     table = verdicts(study(), LOSSES, SUPERVISIONS)
     assert list(table["claim"].unique()) == list(CLAIMS)
     said = table.set_index("measure")["says"]
-    # Missed and found do not meet in two of three strata of radius, and in the middle one the missed have more: AUC 1.
+    # Missed and found branches meet in the middle one of three strata of radius only, and there the missed have more.
     assert (said == "supports").all(), said
     assert (table["verdict"] == "holds").all()
     assert (table["seeds"] == 3).all()

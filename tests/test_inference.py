@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from airwaylib.errors import InputError
-from airwaylib.inference import choose_device, count_windows, predict_probability, segment
-from airwaylib.lungs import lung_box
+from airwaylib.inference import airway_component, choose_device, count_windows, predict_probability, segment
+from airwaylib.lungs import bounding_box, lung_mask
 from airwaylib.metrics import largest_component
 from airwaylib.networks import CheckpointInfo
 from airwaylib.phantom import make_phantom
@@ -93,8 +93,8 @@ def test_windows_without_lung_are_skipped_and_nothing_changes_in_the_lung(overla
     part = predict_probability(some, image, lung, 32, overlap)
     np.testing.assert_array_equal(part[lung], whole[lung])
     assert (part <= whole + 1e-6).all() and part[60, 40, 90] == 0
-    assert len(every.windows) == count_windows(np.ones(image.shape, bool), 32, overlap)
-    assert len(some.windows) == count_windows(lung, 32, overlap) < len(every.windows)
+    assert len(every.windows) == count_windows(np.ones(image.shape, bool), [32] * 3, overlap)
+    assert len(some.windows) == count_windows(lung, [32] * 3, overlap) < len(every.windows)
 
 
 def test_without_any_lung_nothing_runs():
@@ -103,15 +103,17 @@ def test_without_any_lung_nothing_runs():
     assert network.windows == []
 
 
-def test_axes_shorter_than_the_window_are_padded_with_air_on_both_sides():
-    image = np.full((20, 33, 7), 255, np.uint8)
+def test_along_a_short_axis_the_window_is_as_long_as_the_axis_and_the_border_is_repeated():
+    ramp = np.arange(20, dtype=np.uint8)[:, None, None]
+    image = np.broadcast_to(ramp, (20, 33, 7)).copy()
     seen = []
-    network = Fake(lambda x: seen.append(x) or 4 * x - 2)
+    network = Fake(lambda x: seen.append(x) or 255 * x - 10)
     probability = predict_probability(network, image, np.ones(image.shape, bool), window=32)
-    assert probability.shape == image.shape
-    np.testing.assert_allclose(probability, 1 / (1 + np.exp(-2)), atol=1e-6)
-    assert len(seen) == 2
-    assert (seen[0][0, 0, 6:26, :, 12:19] == 1).all() and seen[0].sum() == 20 * 32 * 7
+    np.testing.assert_allclose(probability[:, 0, 0], 1 / (1 + np.exp(10.0 - np.arange(20))), atol=1e-6)
+    assert (probability == probability[:, :1, :1]).all()
+    assert [tuple(x.shape) for x in seen] == [(1, 1, 32, 32, 16)] * 2
+    along_z = (255 * seen[0][0, 0, :, 0, 0]).round().int().tolist()
+    assert along_z == [0] * 6 + list(range(20)) + [19] * 6
 
 
 def test_the_network_is_left_in_its_mode():
@@ -162,6 +164,26 @@ def test_only_the_largest_6_connected_component_stays():
     np.testing.assert_array_equal(segment(Volume(hu, (1.2, 1.2, 1.2)), air(), INFO, progress=False).array, airway)
 
 
+def test_the_component_that_reaches_farthest_through_the_lungs_stays():
+    mask, lung = np.zeros((2, 12, 9, 9), bool)
+    mask[1, 1, 1:8] = True  # the longest row, but hardly in the lungs
+    mask[5:7, 5:7, 1:4] = True  # most voxels in the lungs
+    mask[8, 8, 1:6] = mask[10, 8, 1:3] = True  # farthest through the lungs: five; and a rest
+    lung[1, 1, 1:3] = lung[5:] = True
+    assert np.argwhere(airway_component(mask, lung, (1, 1, 1))).tolist() == [[8, 8, x] for x in range(1, 6)]
+    thick = airway_component(mask, lung, (1, 1, 5))  # two slices of 5 mm are more than five of 1 mm
+    assert thick.sum() == 12 and thick[5, 5, 1]
+    assert (airway_component(mask, ~mask, (1, 1, 1)) == largest_component(mask)).all()  # none in the lungs
+    assert not airway_component(np.zeros_like(mask), lung, (1, 1, 1)).any()
+
+
+def test_a_gap_outside_the_body_does_not_win_over_the_airway():
+    hu, airway = thorax()
+    hu[:, 9:13] = -1000  # within the lungs' box and its margin, and larger than the airway
+    mask = segment(Volume(hu, (1.2, 1.2, 1.2)), air(), INFO, progress=False)
+    np.testing.assert_array_equal(mask.array, airway)
+
+
 def test_the_mask_lies_on_the_ct_grid_also_when_it_is_anisotropic_and_oblique():
     hu, airway = thorax()
     c, s = np.cos(0.3), np.sin(0.3)
@@ -176,7 +198,7 @@ def test_the_mask_lies_on_the_ct_grid_also_when_it_is_anisotropic_and_oblique():
 
 @pytest.mark.parametrize(
     ("spacing", "shape"),  # the lungs' box is 60 x 58 x 58 voxels of 2 mm
-    [(None, (60, 58, 58)), (2.0, (60, 58, 58)), (2.5, (48, 46, 46)), (4.0, (30, 29, 29))],
+    [(None, (64, 64, 64)), (2.0, (64, 64, 64)), (2.5, (48, 48, 48)), (4.0, (32, 32, 32))],  # up to multiples of 16
 )
 def test_the_network_sees_the_spacing_of_its_checkpoint(spacing, shape):
     hu = np.full((60, 60, 60), 40, np.int16)
@@ -186,9 +208,7 @@ def test_the_network_sees_the_spacing_of_its_checkpoint(spacing, shape):
     info = CheckpointInfo("fake", {}, window=64, spacing=spacing)
     with pytest.warns(UserWarning, match="no airway found"):
         segment(Volume(hu, (2.0, 2.0, 2.0)), network, info, progress=False)
-    assert [tuple(x.shape) for x in seen] == [(1, 1, 64, 64, 64)]
-    occupied = (seen[0][0, 0] > 0).nonzero()  # the rest of the window is padding
-    assert tuple((occupied.amax(0) - occupied.amin(0) + 1).tolist()) == shape
+    assert [tuple(x.shape) for x in seen] == [(1, 1, *shape)]
 
 
 def test_a_ct_thinner_than_the_window():
@@ -255,8 +275,9 @@ def test_cuda_gives_what_the_cpu_gives():
 
 def dark(ct):
     """What `air()` must find by a window over the lungs' box, whatever the windows."""
-    expected, box = np.zeros(ct.array.shape, bool), lung_box(ct)
-    expected[box] = largest_component(window(ct.array[box]) <= 9)
+    expected, lung = np.zeros(ct.array.shape, bool), lung_mask(ct)
+    box = bounding_box(lung, 5)
+    expected[box] = airway_component(window(ct.array[box]) <= 9, lung[box], ct.spacing)
     return expected
 
 
