@@ -1,5 +1,5 @@
 # make study   the study on phantoms, from data to figures (results/quick/)
-# make test    lint and the tests, slow ones left out (make test-slow runs those)
+# make test    lint and the tests, slow ones left out (make test-slow runs those; make test-browser those in Chromium)
 # make lab     JupyterLab on the notebooks
 # make clean   removes .venv and everything that can be made again; committed results stay
 # Each target sets up .venv by itself; a second call installs nothing.
@@ -8,7 +8,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: study test test-slow lint lab clean
+.PHONY: study test test-slow test-browser lint lab clean
 .DELETE_ON_ERROR:
 
 # A thread a core: the kernel otherwise puts two on one. Not for the tests, whose subprocesses would inherit one core.
@@ -21,6 +21,9 @@ test: .venv/ready lint
 
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow
+
+test-browser: .venv/ready
+	$(BIN)/python -m pytest -m browser
 
 lint: .venv/ready
 	$(BIN)/ruff check .

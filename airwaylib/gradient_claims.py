@@ -24,21 +24,21 @@ CLAIMS = {
 }
 SMALL = 1  # bins of `gradient_study.RADII_MM` below it are small airways: less than 2 mm across
 LARGE = 2  # from it on: more than 4 mm across
+SHALLOW = ENCODER[:3]  # at full resolution: their gradient comes a long way, unless by their own taps
 FEWEST = 3  # branches missed, and found, for an association
 
 
 class Tables(NamedTuple):
-    """What a study took down: `gradient_study.run_study`'s tables, and its probes."""
+    """What a study took down: the tables of `gradient_study.run_study`."""
 
     layers: pd.DataFrame
     bins: pd.DataFrame
     branches: pd.DataFrame
-    probes: pd.DataFrame
 
     def of(self, loss: str, supervision: str, seed: int) -> "Tables":
         """The rows of one run; of layers and bins, those of the last epoch, when training has done what it does."""
         rows = [t[(t["loss"] == loss) & (t["supervision"] == supervision) & (t["seed"] == seed)] for t in self]
-        return Tables(*(t[t["epoch"] == t["epoch"].max()] for t in rows[:2]), *rows[2:])
+        return Tables(*(t[t["epoch"] == t["epoch"].max()] for t in rows[:2]), rows[2])
 
 
 def verdicts(tables: Tables, losses: tuple[str, str], supervisions: tuple[str, str]) -> pd.DataFrame:
@@ -81,18 +81,14 @@ def measures(
         return tables.of(loss, supervision, seed)
 
     yield 1, f"erosion at the first layer, airways under 2 mm less over 4 mm ({base})", 0, lambda s: size_gap(run(s))
-    yield (
-        1,
-        f"missed branches eroded more than found ones: odds, AUC ({base})",
-        0.5,
-        lambda s: missed_auc(run(s).branches, "erosion_first"),
-    )
-    yield (
-        1,
-        f"the same among branches of similar radius ({base})",
-        0.5,
-        lambda s: missed_auc(run(s).branches, "erosion_first", strata=3),
-    )
+    for when in ("early", "late"):
+        for strata, among in ((1, ""), (3, " among branches of similar radius")):
+            yield (
+                1,
+                f"missed branches more eroded than found ones{among}, {when} in training: odds, AUC ({base})",
+                0.5,
+                lambda s, by=f"erosion_{when}", strata=strata: missed_auc(run(s).branches, by, strata),
+            )
     yield 2, f"rank correlation of erosion with layers passed ({base})", 0, lambda s: depth_correlation(run(s).layers)
     yield (
         2,
@@ -100,13 +96,16 @@ def measures(
         0,
         lambda s: at_layer(run(s).layers, ENCODER[0]) - at_layer(run(s).layers, DECODER[-1]),
     )
-    for loss in losses:
-        yield (
-            3,
-            f"mean erosion of the encoder, {plain} less {grouped} ({loss})",
-            0,
-            lambda s, loss=loss: encoder_erosion(run(s, loss).layers) - encoder_erosion(run(s, loss, grouped).layers),
-        )
+    for blocks, name in ((SHALLOW, "shallow blocks"), (ENCODER, "encoder")):
+        for loss in losses:
+            yield (
+                3,
+                f"mean erosion of the {name}, {plain} less {grouped} ({loss})",
+                0,
+                lambda s, loss=loss, blocks=blocks: (
+                    mean_erosion(run(s, loss).layers, blocks) - mean_erosion(run(s, loss, grouped).layers, blocks)
+                ),
+            )
     for supervision in supervisions:
         yield (
             4,
@@ -116,7 +115,7 @@ def measures(
         )
         yield (
             4,
-            f"gradient ratio in the last epoch, {new_loss} less {plain_loss} ({supervision})",
+            f"gradient ratio after the last epoch, {new_loss} less {plain_loss} ({supervision})",
             0,
             lambda s, how=supervision: final_ratio(run(s, new_loss, how)) - final_ratio(run(s, plain_loss, how)),
         )
@@ -127,9 +126,9 @@ def at_layer(layers: pd.DataFrame, layer: str) -> float:
     return float(layers.set_index("layer")["erosion"][layer])
 
 
-def encoder_erosion(layers: pd.DataFrame) -> float:
-    """Mean erosion of the encoder's blocks."""
-    return float(layers.loc[layers["layer"].isin(ENCODER), "erosion"].mean())
+def mean_erosion(layers: pd.DataFrame, blocks: tuple[str, ...]) -> float:
+    """Mean erosion of some blocks."""
+    return float(layers.loc[layers["layer"].isin(blocks), "erosion"].mean())
 
 
 def depth_correlation(layers: pd.DataFrame) -> float:
@@ -165,9 +164,8 @@ def missed_auc(branches: pd.DataFrame, by: str, strata: int = 1) -> float:
 
 
 def final_ratio(run: Tables) -> float:
-    """Mean gradient ratio of the loss, on the prediction, in the last epoch."""
-    last = run.probes[run.probes["epoch"] == run.probes["epoch"].max()]
-    return float(last.groupby("step")["ratio"].first().mean())
+    """Gradient ratio of the loss after the last epoch, on the crop looked at."""
+    return float(run.layers["loss_ratio"].iloc[0])
 
 
 def variance_to_output(layer: str) -> float:
@@ -188,7 +186,7 @@ def law_table(tables: Tables) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        `loss`, `supervision`, `seed`, `layer`, `variance` (square voxels), `ratio` (the loss's, in the last epoch),
+        `loss`, `supervision`, `seed`, `layer`, `variance` (square voxels), `ratio` (the loss's, after the last epoch),
         `law` (critical radius, voxels) and `measured` (radius, voxels, at which half of the airway is eroded: nan if
         more or less is at every radius).
     """

@@ -123,6 +123,7 @@ def airway_radius(airway: np.ndarray, spacing: tuple[float, float, float] = (1.0
     airway (D, H, W) boolean, spacing (x, y, z) in mm, or 1 to measure in voxels. Returns float32 (D, H, W), 0 outside.
     """
     steps = spacing[::-1]
-    inscribed = edt.edt(airway, anisotropy=steps, black_border=False)
+    # From a voxel's centre to that of the nearest background voxel; the surface is half a voxel before it.
+    inscribed = edt.edt(airway, anisotropy=steps, black_border=False) - min(spacing) / 2
     nearest = ndimage.distance_transform_edt(~thin(airway), steps, return_distances=False, return_indices=True)
     return np.where(airway, inscribed[tuple(nearest)], 0).astype(np.float32)

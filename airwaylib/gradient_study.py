@@ -5,7 +5,6 @@ missed branches are set against the erosion that they suffered. Whatever stands 
 """
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -22,7 +21,7 @@ from airwaylib.errors import InputError
 from airwaylib.gradient_maps import maps_folder, write_maps
 from airwaylib.gradient_measures import Regions, airway_radius, foreground_share, measure, measure_bins, spread
 from airwaylib.gradient_theory import measured_ratio
-from airwaylib.gradients import LayerGradients, class_gradients
+from airwaylib.gradients import class_gradients
 from airwaylib.inference import predict_probability
 from airwaylib.loss_table import LOSSES, WEIGHTED, loss_by_name
 from airwaylib.losses import general_union_weight
@@ -30,6 +29,7 @@ from airwaylib.metrics import DETECTED, largest_component
 from airwaylib.networks import load_checkpoint
 from airwaylib.patches import Store
 from airwaylib.prepare import prepare_phantoms
+from airwaylib.probe import loss_state
 from airwaylib.training import snapshot_path, train
 from airwaylib.tree import parse_tree
 
@@ -66,6 +66,11 @@ class GradientParameters(BaseModel, extra="forbid", frozen=True):
                 f"looked_at {self.looked_at}: give rising epochs that end with the last one, {self.epochs}"
             )
         return self
+
+    @property
+    def early(self) -> int:
+        """The first epoch looked at after the start, or the start if there is no other before the end."""
+        return self.looked_at[min(1, max(0, len(self.looked_at) - 2))]
 
     def configs(self) -> list[TrainConfig]:
         """The training runs, seed by seed."""
@@ -104,8 +109,7 @@ class View:
     def of(cls, config: TrainConfig, case: str, side: int | None = None) -> "View":
         """The whole case, or its cube of `side` voxels with most centreline of small airways."""
         store = Store.open(config.prepared(case))
-        spacing = store.spacing
-        label = store.label[:] > 0
+        label, spacing = store.label[:] > 0, store.spacing
         tree = parse_tree(label, spacing)
         generation = np.full(label.shape, -1)
         generation[tree.labels > 0] = tree.branches["generation"].to_numpy()[tree.labels[tree.labels > 0] - 1]
@@ -126,8 +130,7 @@ def busiest_cube(store: Store, side: int) -> tuple[slice, ...]:
     shape = store.image.shape
     small = np.zeros(shape, np.float32)
     small[tuple(store.centreline_points.T)] = 1
-    large = tuple(store.large_points.T)
-    small[large] *= 0.25  # a few of the large airways should be there to compare with
+    small[tuple(store.large_points.T)] *= 0.25  # a few of the large airways should be there to compare with
     sides = np.minimum(side, shape)
     held = ndimage.uniform_filter(small, sides, mode="constant", origin=-(sides // 2))  # of the cube from a voxel on
     allowed = held[tuple(slice(size - length + 1) for size, length in zip(shape, sides, strict=True))]
@@ -135,19 +138,16 @@ def busiest_cube(store: Store, side: int) -> tuple[slice, ...]:
     return tuple(slice(int(low), int(low + length)) for low, length in zip(corner, sides, strict=True))
 
 
-def gradients_of(
-    config: TrainConfig, epoch: int, view: View, by_group: bool = True
-) -> Iterator[tuple[str, LayerGradients]]:
-    """Class-separated gradients of a run's own loss, after an epoch, on a view; the network in evaluation mode."""
+def case_of(config: TrainConfig, epoch: int, view: View) -> tuple[Any, ...]:
+    """A run's network after an epoch, its loss, and a view's image, label and weight: all `class_gradients` needs."""
     network, _ = load_checkpoint(snapshot_path(config, epoch))
     alpha = {} if config.alpha is None else {"alpha": config.alpha}
-    loss = loss_by_name(config.loss, **alpha)
     image, label, distance = (
         torch.from_numpy(np.ascontiguousarray(array, np.float32))[None, None]
         for array in (view.image / np.float32(255), view.label, view.distance)
     )
     weight = general_union_weight(distance, label, **alpha) if config.loss in WEIGHTED else None
-    return class_gradients(network, loss, image, label, weight, encoder_weight=config.encoder_weight, by_group=by_group)
+    return network, loss_by_name(config.loss, **alpha), image, label, weight
 
 
 def look(config: TrainConfig, parameters: GradientParameters) -> dict[str, pd.DataFrame]:
@@ -156,6 +156,8 @@ def look(config: TrainConfig, parameters: GradientParameters) -> dict[str, pd.Da
     view = View.of(config, config.test_cases[0], parameters.view)
     layers, bins, shares = [], [], []
     for epoch in parameters.looked_at:
+        case = case_of(config, epoch, view)
+        state = {f"loss_{name}": value for name, value in loss_state(*case).items()}
         found = [
             (
                 layer,
@@ -163,20 +165,19 @@ def look(config: TrainConfig, parameters: GradientParameters) -> dict[str, pd.Da
                 measure_bins(gradients, view.regions),
                 foreground_share(gradients)[0],
             )
-            for layer, gradients in gradients_of(config, epoch, view)
+            for layer, gradients in class_gradients(*case, encoder_weight=config.encoder_weight, by_group=True)
         ]
         for layer, measures, binned, share in found[::-1]:  # in the order of the forward pass
-            layers.append(about | {"epoch": epoch, "layer": layer} | measures)
+            layers.append(about | {"epoch": epoch, "layer": layer} | measures | state)
             bins += [
                 about | {"epoch": epoch, "layer": layer} | row | bin_edges(row["by"], row["bin"]) for row in binned
             ]
             shares.append((epoch, layer, share))
-    table = pd.DataFrame(layers)
-    measures = table[["epoch", "layer", "erosion", "dilation", "ratio", "share"]]
+    measures = pd.DataFrame(layers)[["epoch", "layer", "erosion", "dilation", "ratio", "share"]]
     shown = about | {"case": view.case, "spacing": list(view.spacing)}
     write_maps(maps_folder(config.study) / f"{config.run}.zarr", shown, view.image, view.label, shares, measures)
-    branches = pd.concat([missed_branches(config, case) for case in config.test_cases])
-    return {"layers": table, "bins": pd.DataFrame(bins), "branches": branches.assign(**about)}
+    branches = pd.concat([missed_branches(config, case, parameters.early) for case in config.test_cases])
+    return {"layers": pd.DataFrame(layers), "bins": pd.DataFrame(bins), "branches": branches.assign(**about)}
 
 
 def bin_edges(by: str, number: int) -> dict[str, float]:
@@ -188,23 +189,19 @@ def bin_edges(by: str, number: int) -> dict[str, float]:
     return {"low": number, "high": number}
 
 
-def missed_branches(config: TrainConfig, case: str) -> pd.DataFrame:
-    """Branches of a held-out case: what the trained network finds of each, and the erosion each suffered at the end.
+def missed_branches(config: TrainConfig, case: str, early: int) -> pd.DataFrame:
+    """Branches of a held-out case: what the trained network finds of each, and how eroded each was on the way.
 
     Returns
     -------
     DataFrame
         A row a branch: `case`, `branch`, `generation`, `radius_mm`, `length_mm`, `detected` (share of its skeleton in
-        the prediction's largest component), `missed` (less than 80 %), `erosion_first` (of its voxels, at the first
-        layer, which back-propagation reaches last) and `erosion` (mean over all layers).
+        the prediction's largest component), `missed` (less than 80 %), and `erosion_early` and `erosion_late`: the
+        share of its voxels eroded at the first layer, which back-propagation reaches last, after epoch `early` and
+        after the last one.
     """
     view = View.of(config, case)
     tree = parse_tree(view.label, view.spacing)
-    erosion: dict[str, np.ndarray] = {}
-    voxels = tuple(tree.airway_index.T)
-    for layer, gradients in gradients_of(config, config.epochs, view, by_group=False):
-        eroded = spread(foreground_share(gradients)[0], view.label.shape)[voxels] < 0.5
-        erosion[layer] = np.bincount(tree.airway_branch, eroded)[1:] / np.bincount(tree.airway_branch)[1:]
     network, _ = load_checkpoint(snapshot_path(config, config.epochs))
     everywhere = np.ones(view.image.shape, bool)
     probability = predict_probability(network, view.image, everywhere, window=96, progress=False)
@@ -212,9 +209,17 @@ def missed_branches(config: TrainConfig, case: str) -> pd.DataFrame:
     branch = tree.centreline["branch"].to_numpy()
     detected = np.bincount(branch, inside)[1:] / np.bincount(branch)[1:]
     table = tree.branches[["branch", "generation", "radius_mm", "length_mm"]].assign(case=case, detected=detected)
-    first = list(erosion)[-1]  # layers come from the last to the first
-    mean = np.mean(list(erosion.values()), axis=0)
-    return table.assign(missed=detected < DETECTED, erosion_first=erosion[first], erosion=mean)
+    table["missed"] = detected < DETECTED
+    for name, epoch in (("erosion_early", early), ("erosion_late", config.epochs)):
+        eroded = share_at_first_layer(config, epoch, view)[tuple(tree.airway_index.T)] < 0.5
+        table[name] = np.bincount(tree.airway_branch, eroded)[1:] / np.bincount(tree.airway_branch)[1:]
+    return table
+
+
+def share_at_first_layer(config: TrainConfig, epoch: int, view: View) -> np.ndarray:
+    """Foreground share at the layer that back-propagation reaches last, on the view's grid."""
+    *_, (_, gradients) = class_gradients(*case_of(config, epoch, view), encoder_weight=config.encoder_weight)
+    return spread(foreground_share(gradients)[0], view.label.shape)
 
 
 def run_study(parameters: GradientParameters) -> dict[str, pd.DataFrame]:
@@ -251,7 +256,7 @@ def looked_at(config: TrainConfig, parameters: GradientParameters) -> dict[str, 
 
 
 def ensure_maps(name: str) -> None:
-    """Run the study `name` with default parameters, unless it has gradient maps: about 10 minutes on two cores."""
+    """Run the study `name` with default parameters, unless it has gradient maps: about 15 minutes on two cores."""
     if not list(maps_folder(name).glob("*.zarr")):
         run_study(GradientParameters(study=name))
 
@@ -285,9 +290,11 @@ def ratios_of_losses(config: TrainConfig, parameters: GradientParameters) -> pd.
 
 
 def probes(parameters: GradientParameters) -> pd.DataFrame:
-    """What the runs' probes took down: a row a run, step and layer."""
-    parts: list[Any] = []
+    """What the runs' probes took down, a row a run, step and layer; InputError names a run without."""
+    tables = []
     for config in parameters.configs():
-        about = {name: getattr(config, name) for name in NAMES}
-        parts.append(pd.read_csv(config.folder / "probes.csv").assign(**about))
-    return pd.concat(parts, ignore_index=True)
+        file = config.folder / "probes.csv"
+        if not file.exists():
+            raise InputError(f"{file}: the run has no probes; train it with probe_every, such as 20")
+        tables.append(pd.read_csv(file).assign(**{name: getattr(config, name) for name in NAMES}))
+    return pd.concat(tables, ignore_index=True)

@@ -9,7 +9,6 @@ from airwaylib.gradient_claims import (
     CLAIMS,
     Tables,
     depth_correlation,
-    final_ratio,
     half_eroded,
     law_table,
     measures,
@@ -26,7 +25,7 @@ LOSSES, SUPERVISIONS = ("dice", "general_union"), ("final", "both")
 
 def study(seeds=(0, 1, 2)):
     """Runs whose erosion grows with depth, less with the new loss and with groups, and only of small airways."""
-    layers, bins, branches, probes = [], [], [], []
+    layers, bins, branches = [], [], []
     for seed in seeds:
         for loss in LOSSES:
             for supervision in SUPERVISIONS:
@@ -36,7 +35,7 @@ def study(seeds=(0, 1, 2)):
                     for number, layer in enumerate(BLOCKS):
                         erosion = level * epoch * (1 - number / 17)
                         row = run | {"epoch": epoch, "layer": layer}
-                        layers.append(row | {"erosion": erosion})
+                        layers.append(row | {"erosion": erosion, "loss_ratio": 6.0 if loss == "general_union" else 1.5})
                         bins += [
                             row | {"by": "radius_mm", "bin": b, "voxels": 10, "erosion": erosion / (b + 1)}
                             for b in range(4)
@@ -48,13 +47,8 @@ def study(seeds=(0, 1, 2)):
                 for branch in range(30):
                     small = branch >= 18
                     row = {"branch": branch, "radius_mm": 3 - 0.05 * branch - 0.01 * seed, "missed": small}
-                    branches.append(run | row | {"erosion_first": 0.5 + 0.2 * small})
-                for step in (0, 1, 2):
-                    ratio = (6.0 if loss == "general_union" else 1.5) + 0.1 * step
-                    probes += [
-                        run | {"epoch": 1, "step": step, "layer": layer, "ratio": ratio} for layer in ("ec1", "dc6")
-                    ]
-    return Tables(*map(pd.DataFrame, (layers, bins, branches, probes)))
+                    branches.append(run | row | {"erosion_early": 0.5 + 0.2 * small, "erosion_late": 0.5 + 0.1 * small})
+    return Tables(*map(pd.DataFrame, (layers, bins, branches)))
 
 
 def test_clear_tables_support_every_claim():
@@ -71,8 +65,8 @@ def test_no_effect_and_the_reverse():
     flat = study()
     flat.layers["erosion"] = 0.3
     flat.bins["erosion"] = 0.3
-    flat.branches["erosion_first"] = 0.3
-    flat.probes["ratio"] = 2.0
+    flat.branches[["erosion_early", "erosion_late"]] = 0.3
+    flat.layers["loss_ratio"] = 2.0
     table = verdicts(flat, LOSSES, SUPERVISIONS)
     assert set(table["verdict"]) == {"doesn't hold"}
     assert (table["says"] != "supports").all()
@@ -84,7 +78,7 @@ def test_no_effect_and_the_reverse():
 
 def test_a_claim_with_some_support_holds_partly():
     tables = study()
-    tables.probes["ratio"] = 2.0
+    tables.layers["loss_ratio"] = 2.0
     table = verdicts(tables, LOSSES, SUPERVISIONS).set_index("claim")
     assert set(table.loc[4, "verdict"]) == {"holds partly"}
 
@@ -101,7 +95,8 @@ def test_values_by_hand():
     assert first == pytest.approx(0.5 - (0.5 / 3 + 0.5 / 4) / 2)  # bin 0 less bins 2 and 3
     assert value["erosion at the first layer less at the last (dice, final)"] == pytest.approx(0.5)
     assert value["mean erosion of the encoder, final less both (dice)"] == pytest.approx(0.1 * (1 - 5.5 / 17))
-    assert value["gradient ratio in the last epoch, general_union less dice (both)"] == pytest.approx(4.5)
+    assert value["mean erosion of the shallow blocks, final less both (dice)"] == pytest.approx(0.1 * (1 - 1 / 17))
+    assert value["gradient ratio after the last epoch, general_union less dice (both)"] == pytest.approx(4.5)
 
 
 def test_rank_correlation_with_depth():
@@ -125,14 +120,9 @@ def test_odds_by_hand():
     assert np.isnan(missed_auc(table.assign(missed=[True, True] + [False] * 4), "e"))
 
 
-def test_ratio_is_that_of_the_last_epochs_probes_once_a_step():
-    probes = pd.DataFrame({"epoch": [1, 2, 2, 2], "step": [0, 9, 9, 12], "ratio": [9.0, 4.0, 4.0, 1.0]})
-    assert final_ratio(Tables(None, None, None, probes)) == 2.5
-
-
 def test_gap_without_large_airways_is_not_a_number():
     bins = pd.DataFrame({"by": "radius_mm", "layer": "ec1", "bin": [0, 1], "voxels": 5, "erosion": [0.5, 0.1]})
-    assert np.isnan(size_gap(Tables(None, bins, None, None)))
+    assert np.isnan(size_gap(Tables(None, bins, None)))
 
 
 @pytest.mark.parametrize(
@@ -165,7 +155,7 @@ def test_law_is_set_against_measurement_for_final_supervision_alone():
     assert set(table["supervision"]) == {"final"}
     assert len(table) == 2 * len(BLOCKS)
     row = table[(table["loss"] == "dice") & (table["layer"] == "ec1")].iloc[0]
-    assert row["law"] == pytest.approx(critical_radius(7, 1.6))  # seven kernels' worth of variance, ratio 1.5 to 1.7
+    assert row["law"] == pytest.approx(critical_radius(7, 1.5))  # seven kernels' worth of variance
     assert row["measured"] == pytest.approx(3 + 2 / 3)  # 0.6 at 3 voxels, 0.3 at 5
     assert table[table["layer"] == "dc6"]["law"].eq(0).all()
 

@@ -113,5 +113,12 @@ def test_radius_of_tubes(spacing):
     found = airway_radius(airway, spacing)
     for radius, square in tubes.items():
         inside = found[10:20][(square <= radius**2)[10:20]]
-        assert inside == pytest.approx((radius + 0.5) * spacing[0], abs=0.75 * spacing[0])
+        assert inside == pytest.approx(radius * spacing[0], abs=0.75 * spacing[0])
     assert (found[~airway] == 0).all()
+
+
+def test_radius_of_a_row_of_single_voxels_is_half_a_voxel():
+    airway = np.zeros((20, 7, 7), bool)
+    airway[:, 3, 3] = True
+    assert (airway_radius(airway)[airway] == 0.5).all()
+    assert (airway_radius(airway, (0.8, 0.8, 2.0))[airway] == np.float32(0.4)).all()

@@ -55,6 +55,8 @@ def test_every_layer_of_every_run_and_epoch_has_its_measures(tables):
     assert list(layers["run"].unique()) == ["both_dice_0", "both_general_union_0"]
     assert layers[["erosion", "dilation", "share", "from_encoder"]].stack().between(0, 1).all()
     assert (layers["not_finite"] == 0).all()
+    dice = layers[layers["loss"] == "dice"]
+    assert dice["loss_ratio"].to_numpy() == pytest.approx(2 / dice["loss_index"].to_numpy() - 1, rel=1e-3)
     assert (layers.loc[layers["layer"].str.startswith("dc"), "from_encoder"] == 0).all()
     assert (layers.loc[layers["layer"].str.startswith("ec"), "from_encoder"] > 0).all()
 
@@ -72,7 +74,7 @@ def test_branches_of_the_held_out_case_are_told_found_or_missed(tables):
     branches = tables["branches"]
     assert branches.groupby("run")["branch"].agg(list).map(lambda b: b == list(range(1, len(b) + 1))).all()
     assert (branches["missed"] == (branches["detected"] < 0.8)).all()
-    assert branches[["erosion_first", "erosion", "detected"]].stack().between(0, 1).all()
+    assert branches[["erosion_early", "erosion_late", "detected"]].stack().between(0, 1).all()
 
 
 def test_tables_and_maps_are_written(tables, home):
@@ -89,6 +91,17 @@ def test_probes_of_all_runs(tables, parameters):
     found = probes(parameters)
     assert set(found["run"]) == {"both_dice_0", "both_general_union_0"}
     assert set(found["step"]) <= {0, 2}
+
+
+def test_a_run_without_probes_is_named(tables, parameters):
+    other = parameters.model_copy(update={"seeds": [7]})
+    with pytest.raises(InputError, match=r"both_dice_7/probes\.csv: the run has no probes; train it with probe_every"):
+        probes(other)
+
+
+def test_a_run_of_another_network_is_refused(tables, parameters):
+    with pytest.raises(InputError, match="both_dice_0: holds a run with another width"):
+        run_study(parameters.model_copy(update={"width": 2}))
 
 
 def test_ratios_of_all_losses_on_the_same_predictions(tables, parameters):
@@ -115,6 +128,11 @@ def test_maps_are_made_only_where_there_are_none(tables, monkeypatch):
     gradient_study.ensure_maps("gradients")
     with pytest.raises(pytest.fail.Exception, match="ran another"):
         gradient_study.ensure_maps("another")
+
+
+@pytest.mark.parametrize(("looked_at", "early"), [([0, 1, 5], 1), ([0, 5], 0), ([5], 5), ([2, 3, 5], 3)])
+def test_early_is_the_first_look_after_the_start(looked_at, early):
+    assert GradientParameters(epochs=5, looked_at=looked_at).early == early
 
 
 @pytest.mark.parametrize("epochs", [[0, 1, 3], [1, 0, 2], [0, 2, 2]])

@@ -77,7 +77,7 @@ MAY_IMPORT = {
     "gradient_maps": {"study"},
     "gradient_claims": {"gradient_theory", "statistics", "wingsnet"},
     "gradient_study": {"config", "gradient_maps", "gradient_measures", "gradients", "inference", "loss_table", "losses"}
-    | {"gradient_theory", "metrics", "networks", "patches", "prepare", "study", "training", "tree"},
+    | {"gradient_theory", "metrics", "networks", "patches", "prepare", "probe", "study", "training", "tree"},
     "gradient_views": {"figures", "gradient_maps", "volume"},
     "explorer_figure": {"figures", "gradient_views", "volume"},
     "explorer": {"explorer_figure", "figures", "gradient_maps", "gradient_views"},
@@ -338,3 +338,33 @@ def test_readme_shows_the_committed_results():
         ]
         (line,) = [line for line in readme.splitlines() if line.startswith(f"| `{row['run']}`")]
         assert [cell.strip() for cell in line.strip("|").split("|")[1:]] == scores
+
+
+def test_readmes_claims_are_the_committed_ones():
+    """Verdicts, and every measure with its value and interval, to two decimals."""
+    readme = (ROOT / "README.md").read_text()
+    with (ROOT / "results/gradients/gradients/claims.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["claim"] for row in rows} == {"1", "2", "3", "4"}
+    for row in rows:
+        value, low, high = (float(row[name] or "nan") for name in ("value", "low", "high"))
+        assert f"| **{row['claim']}. {row['statement']}** | | | | **{row['verdict']}** |" in readme
+        line = (
+            f"| | {row['measure']} | {value:.2f} ({low:.2f} to {high:.2f}) | {float(row['null']):g} | {row['says']} |"
+        )
+        assert line in readme
+
+
+def test_model_cards_scores_are_the_committed_ones():
+    """The held-out phantoms' means, whole and by diameter, to one decimal."""
+    card = (ROOT / "data/weights/README.md").read_text()
+    with (ROOT / "results/chest/tables/scores_by_diameter.csv").open() as file:
+        for row in csv.DictReader(file):
+            line = next(line for line in card.splitlines() if line.startswith(f"| {row['diameter_mm']} mm |"))
+            shown = [cell.split("%")[0].strip() for cell in line.strip("| ").split("|")[2:]]
+            assert shown == [f"{float(row[name]):.1f}" for name in ("td", "bd", "precision")]
+    with (ROOT / "results/chest/tables/scores.csv").open() as file:
+        cases = list(csv.DictReader(file))
+    means = [sum(float(row[name]) for row in cases) / len(cases) for name in ("td", "bd", "precision", "dsc")]
+    line = card.split("| tree length detected | branches detected | precision | DSC |")[1].splitlines()[2]
+    assert [cell.split("%")[0].strip() for cell in line.strip("| ").split("|")] == [f"{mean:.1f}" for mean in means]
