@@ -23,7 +23,7 @@ OUTLINES = {"ct": ORANGE, "share": "black"}  # the label is seen without
 WIDTH, PICTURES_HEIGHT, CURVES_HEIGHT = 970, 380, 310  # pixels: a widget does not find out how wide its cell is
 ACROSS = ((0.0, 0.31), (0.345, 0.655), (0.69, 1.0))  # of the pictures, as shares of the figure's width
 BELOW = ((0.0, 0.38), (0.58, 1.0))  # of the curves
-LOOK = {"template": "plotly_white", "width": WIDTH, "font": {"size": 13}, "showlegend": False}
+LOOK = {"template": "none", "width": WIDTH, "font": {"size": 13}, "showlegend": False}
 OWNER_COLOURS = np.array([to_rgb(name) for name in (NO_SHARE, BLUE, VERMILION, "white")])  # of gradient_views.owners
 
 

@@ -244,10 +244,9 @@ def run_study(parameters: GradientParameters) -> dict[str, pd.DataFrame]:
 
 def looked_at(config: TrainConfig, parameters: GradientParameters) -> dict[str, pd.DataFrame]:
     """The tables of one run, read if they stand for these parameters, else made."""
-    done = config.folder / "gradients.json"
+    done, store = config.folder / "gradients.json", maps_folder(config.study) / f"{config.run}.zarr"
     asked = parameters.model_dump(include={"looked_at", "view", "test_cases"})
     files = {name: config.folder / f"gradient_{name}.csv" for name in TABLES}
-    store = maps_folder(config.study) / f"{config.run}.zarr"
     if not (done.exists() and study.read_json(done) == asked and store.exists()):
         for name, table in look(config, parameters).items():
             study.write_csv(files[name], table)
@@ -256,9 +255,11 @@ def looked_at(config: TrainConfig, parameters: GradientParameters) -> dict[str, 
 
 
 def ensure_maps(name: str) -> None:
-    """Run the study `name` with default parameters, unless it has gradient maps: about 15 minutes on two cores."""
-    if not list(maps_folder(name).glob("*.zarr")):
-        run_study(GradientParameters(study=name))
+    """Run the study `name` with default parameters, about 20 minutes on two cores, unless all its maps are there."""
+    table, parameters = maps_folder(name) / "layers.csv", GradientParameters(study=name)
+    runs = pd.read_csv(table)["run"].unique() if table.exists() else [config.run for config in parameters.configs()]
+    if not all(table.with_name(f"{run}.zarr").exists() for run in runs):
+        run_study(parameters)
 
 
 def ratios_of_losses(config: TrainConfig, parameters: GradientParameters) -> pd.DataFrame:
@@ -270,10 +271,9 @@ def ratios_of_losses(config: TrainConfig, parameters: GradientParameters) -> pd.
         `loss`, `epoch`, `index` (1 - loss) and `ratio` (mean |dL/dp| on the airway over that on the background); nan
         where a loss has no finite gradient on both.
     """
-    view = View.of(config, config.test_cases[0], parameters.view)
+    view, rows = View.of(config, config.test_cases[0], parameters.view), []
     label, distance = (torch.from_numpy(np.float32(part))[None, None] for part in (view.label, view.distance))
     weight = general_union_weight(distance, label)
-    rows = []
     for epoch in parameters.looked_at:
         network, _ = load_checkpoint(snapshot_path(config, epoch))
         everywhere = np.ones(view.image.shape, bool)

@@ -123,11 +123,16 @@ def test_what_stands_is_not_made_again_but_other_epochs_are(tables, parameters, 
     assert asked == ["both_dice_0"]
 
 
-def test_maps_are_made_only_where_there_are_none(tables, monkeypatch):
+def test_maps_are_made_only_where_some_are_missing(tables, monkeypatch):
     monkeypatch.setattr(gradient_study, "run_study", lambda parameters: pytest.fail(f"ran {parameters.study}"))
     gradient_study.ensure_maps("gradients")
     with pytest.raises(pytest.fail.Exception, match="ran another"):
         gradient_study.ensure_maps("another")
+    store = maps_folder("gradients") / "both_dice_0.zarr"
+    store.rename(store.with_suffix(".away"))  # a study that was cut off
+    with pytest.raises(pytest.fail.Exception, match="ran gradients"):
+        gradient_study.ensure_maps("gradients")
+    store.with_suffix(".away").rename(store)
 
 
 @pytest.mark.parametrize(("looked_at", "early"), [([0, 1, 5], 1), ([0, 5], 0), ([5], 5), ([2, 3, 5], 3)])
