@@ -24,6 +24,7 @@ from airwaylib.explorer_figure import (
     as_source,
     coloured,
     curve_figure,
+    numbers,
     owner_colours,
     picture_figure,
     profile_places,
@@ -197,7 +198,7 @@ class Explorer(ipywidgets.VBox):
             "label": owner_colours(views.owners(label, share)),
             "share": views.share_colours(share),
         }
-        edges = views.outline(label)
+        edges = tuple(map(numbers, views.outline(label)))
         for panel, colours in pictures.items():
             self.traces[panel].source = as_source(colours)
         for panel in OUTLINES:
@@ -218,9 +219,9 @@ class Explorer(ipywidgets.VBox):
         """Share and CT along a row or column."""
         row, column = self._pixel(label)
         lines = [picture[:, column] if self.along.value else picture[row] for picture in (hu, label, share)]
-        places = np.arange(len(lines[0]), dtype=np.float32)
+        places = list(range(len(lines[0])))
         for name, line in zip(("hu", "band", "row"), lines, strict=True):
-            self.traces[name].x, self.traces[name].y = places, line.astype(np.float32)
+            self.traces[name].x, self.traces[name].y = places, numbers(line)
         along, other, _ = views.axis_names(self.axis.value)
         if self.along.value:
             along, other = other, along
@@ -231,17 +232,18 @@ class Explorer(ipywidgets.VBox):
     def _draw_erosion(self) -> None:
         """Erosion of every layer after the chosen epoch: other runs that were looked at then, and the chosen one."""
         epoch, layers = self.epoch.value, self.chosen.layers
-        places = np.arange(len(layers), dtype=np.float32)
-        curves = {label: 100 * views.curve(self.maps[n], epoch).reindex(layers) for label, n in self.run.options}
-        this = curves.pop(self.run.label).to_numpy(np.float32)
-        gap = np.full(1, np.nan, np.float32)
-        pieces = [np.append(line.to_numpy(np.float32), gap) for line in curves.values()] or [gap]
-        others, names = self.traces["others"], [escape(name) for name in curves for _ in range(len(layers) + 1)]
-        others.x = np.tile(np.append(places, gap), len(curves)) if curves else gap
-        others.y, others.text = np.concatenate(pieces), names
+        places = list(range(len(layers)))
+        curves = {
+            label: numbers(100 * views.curve(self.maps[n], epoch).reindex(layers)) for label, n in self.run.options
+        }
+        this = curves.pop(self.run.label)
+        others = self.traces["others"]
+        others.x = [*places, None] * len(curves)
+        others.y = [value for line in curves.values() for value in (*line, None)]
+        others.text = [escape(name) for name in curves for _ in (*places, None)]
         line, place = self.traces["this"], layers.index(self.layer.value)
         line.x, line.y, line.text = places, this, [escape(self.run.label)] * len(layers)
-        self.traces["layer"].x, self.traces["layer"].y = places[place : place + 1], this[place : place + 1]
+        self.traces["layer"].x, self.traces["layer"].y = [place], [this[place]]
         key = f"<b>{coloured(BLUE, 'this run')}</b>, {coloured(PALE, 'others')}, {coloured(VERMILION, '◆ this layer')}"
         self.curves.layout.annotations[1].text = f"erosion, epoch {epoch}: {key}"
         self.curves.layout.xaxis2.update(tickvals=places, ticktext=layers, range=(-0.5, len(layers) - 0.5))

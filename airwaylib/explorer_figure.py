@@ -4,6 +4,7 @@ The pictures are sent as PNG and not as numbers: the browser draws them several 
 """
 
 import base64
+import math
 from io import BytesIO
 from typing import Any
 
@@ -57,6 +58,11 @@ def scale_html() -> str:
 def owner_colours(owners: np.ndarray) -> np.ndarray:
     """Colours (H, W, 3), uint8, of `gradient_views.owners`."""
     return (255 * OWNER_COLOURS).round().astype(np.uint8)[owners]
+
+
+def numbers(line: np.ndarray) -> list[float | None]:
+    """A line as plain numbers, None for nan: the browser sends arrays back, which plotly 7.1 takes for an error."""
+    return [None if math.isnan(number) else number for number in np.asarray(line, float).tolist()]
 
 
 def titles(places: tuple) -> list[dict[str, Any]]:

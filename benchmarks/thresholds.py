@@ -1,6 +1,6 @@
 """Scores by window and threshold on two phantoms that serve for nothing else, beside the paper's 128 and 0.5.
 
-    python benchmarks/thresholds.py [CHECKPOINT] [--cases chest_0022 chest_0023] [--windows 96 128]
+    python benchmarks/thresholds.py [CHECKPOINT] [--cases chest_0022 chest_0023] [--windows 128]
 
 Scores in percent, convention `paper`, a case, window and threshold a row, then their means (synthetic CT, made where
 missing). Writes results/chest/tables/thresholds.csv.
@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, nargs="?", default=study.DEFAULT_WEIGHTS)
     parser.add_argument("--cases", nargs="+", default=["chest_0022", "chest_0023"])
-    parser.add_argument("--windows", nargs="+", type=int, default=[96, 128])
+    parser.add_argument("--windows", nargs="+", type=int, default=[128])
     args = parser.parse_args()
     network, _ = load_checkpoint(args.checkpoint)
     rows = []

@@ -39,6 +39,11 @@ def shown(widget, panel="share"):
     return np.asarray(Image.open(BytesIO(base64.b64decode(data))).convert("RGB"))
 
 
+def line(widget, name):
+    """Heights of a curve."""
+    return np.array(widget.traces[name].y, float)
+
+
 def expected(widget):
     """The share that the controls ask for."""
     share = widget.chosen.share(widget.epoch.value, widget.layer.value)
@@ -127,14 +132,14 @@ def test_axis_turns_the_pictures(widget, axis, columns, rows, upwards, ratio):
 
 def test_profile_follows_the_click(widget):
     row, _ = views.best_pixel(widget.chosen.label[widget.slice.value])
-    np.testing.assert_array_equal(widget.traces["row"].y, expected(widget)[row])
+    np.testing.assert_array_equal(line(widget, "row"), expected(widget)[row])
     widget._pick(None, SimpleNamespace(xs=[5], ys=[7]), None)
-    np.testing.assert_array_equal(widget.traces["row"].y, expected(widget)[7])
+    np.testing.assert_array_equal(line(widget, "row"), expected(widget)[7])
     lines = widget.pictures.layout.shapes
     assert [(line.yref, line.y0, line.y1) for line in lines] == [("y", 7, 7), ("y2", 7, 7), ("y3", 7, 7)]
     widget.along.value = 1
-    np.testing.assert_array_equal(widget.traces["row"].y, expected(widget)[:, 5])
-    np.testing.assert_array_equal(widget.traces["hu"].y, views.to_hu(widget.chosen.image[widget.slice.value])[:, 5])
+    np.testing.assert_array_equal(line(widget, "row"), expected(widget)[:, 5])
+    np.testing.assert_array_equal(line(widget, "hu"), views.to_hu(widget.chosen.image[widget.slice.value])[:, 5])
     assert [(line.xref, line.x0, line.x1) for line in lines] == [("x", 5, 5), ("x2", 5, 5), ("x3", 5, 5)]
     assert "profile at x 5" in widget.curves.layout.annotations[0].text
     assert widget.curves.layout.xaxis.title.text == "y (voxel)"
@@ -163,20 +168,20 @@ def test_a_click_beside_the_pictures_changes_nothing(widget):
 def test_erosion_curves_of_this_run_and_the_others(widget):
     this = 100 * views.curve(widget.maps[0], EPOCHS[-1]).to_numpy(np.float32)
     other = 100 * views.curve(widget.maps[1], EPOCHS[-1]).to_numpy(np.float32)
-    np.testing.assert_allclose(widget.traces["this"].y, this, rtol=1e-6)
-    np.testing.assert_allclose(widget.traces["others"].y[:-1], other, rtol=1e-6)
+    np.testing.assert_allclose(line(widget, "this"), this, rtol=1e-6)
+    np.testing.assert_allclose(line(widget, "others")[:-1], other, rtol=1e-6)
     widget.layer.value = "ec3"
     assert list(widget.traces["layer"].x) == [1]
-    np.testing.assert_allclose(widget.traces["layer"].y, this[1:2], rtol=1e-6)
+    np.testing.assert_allclose(line(widget, "layer"), this[1:2], rtol=1e-6)
     assert list(widget.curves.layout.xaxis2.ticktext) == list(STRIDES)
     widget.run.value = 1
-    np.testing.assert_allclose(widget.traces["this"].y, other, rtol=1e-6)
+    np.testing.assert_allclose(line(widget, "this"), other, rtol=1e-6)
     assert set(widget.traces["others"].text) == {"general_union, both, seed 0"}
 
 
 def test_one_run_alone(maps):
     widget = Explorer(maps[:1])
-    assert np.isnan(widget.traces["others"].y).all()
+    assert np.isnan(line(widget, "others")).all()
 
 
 def test_runs_may_differ_in_crop_layers_and_epochs(maps, tmp_path):
@@ -193,7 +198,7 @@ def test_runs_may_differ_in_crop_layers_and_epochs(maps, tmp_path):
     assert list(widget.pictures.layout.xaxis.range) == [-0.5, 23.5]
     assert "synthetic" not in widget.says.value
     widget.epoch.value = 9  # no other run was looked at then
-    assert np.isnan(widget.traces["others"].y).all()
+    assert np.isnan(line(widget, "others")).all()
     widget.layer.value = "up1"
     widget.run.value = 0
     assert (widget.layer.value, widget.epoch.value) == ("dc6", EPOCHS[-1])

@@ -112,7 +112,7 @@ def test_00_phantoms_refuses_a_ct_without_its_mask(tmp_path):
 GRADIENTS = {
     "train_cases": ["mini_0000"],
     "test_cases": ["mini_0001"],
-    "seeds": [0, 1],
+    "seeds": [0],
     "width": 1,
     "crops_per_case": 4,
     "epochs": 1,
@@ -132,13 +132,13 @@ def test_01_gradient_erosion(home):
         *("critical_radius", "law_by_layer", "claims"),
     }
     assert tables["layers"].groupby("run").size().eq(2 * 18).all()
-    assert tables["layers"]["run"].nunique() == 8  # two losses, two supervisions, two seeds
+    assert tables["layers"]["run"].nunique() == 4  # two losses, two supervisions
     law = tables["critical_radius"]
     assert (law["law"] - law["simulation"]).abs().max() < 0.5
     assert set(tables["claims"]["claim"]) == {1, 2, 3, 4}
     assert tables["claims"]["verdict"].isin(["holds", "holds partly", "open", "doesn't hold"]).all()
     assert (tables["ratios"].query("loss == 'dice'")["ratio"] >= 1).all()  # 2 / DSC - 1
-    assert len(list(folder.glob("*.zarr"))) == 8
+    assert len(list(folder.glob("*.zarr"))) == 4
     pictures_made = {path.stem for path in (home / "results/eroded/figures").glob("*.svg")}
     assert len(pictures_made) == 8
     assert pictures(executed) == 8

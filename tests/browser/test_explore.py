@@ -86,12 +86,21 @@ def open_page(browser):
         if parts.scheme not in ("file", "data", "blob", "about") and parts.hostname not in ("localhost", "127.0.0.1"):
             faults.append(f"asked for {url}")
 
+    def hear(message):
+        message = message if isinstance(message, str) else message.decode("latin1")
+        if '"msg_type": "error"' in message:
+            faults.append(f"the kernel says {message[-500:]}")
+
+    def listen(socket):
+        check(socket.url.replace("ws", "http", 1))
+        socket.on("framereceived", hear)
+
     def open_(width, height, **options):
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
         contexts.append(context)
         context.on("request", lambda request: check(request.url))
         page = context.new_page()
-        page.on("websocket", lambda socket: check(socket.url.replace("ws", "http", 1)))
+        page.on("websocket", listen)
         page.on("pageerror", lambda error: faults.append(f"error: {error}"))
         page.set_default_timeout(120_000)
         return page
