@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import ipywidgets
 import numpy as np
@@ -78,6 +79,8 @@ class Explorer(ipywidgets.VBox):
     def __init__(self, maps: Sequence[GradientMaps]):
         self.maps = list(maps)
         self.share = lru_cache(CACHED)(lambda run, epoch, layer: self.maps[run].share(epoch, layer))
+        self.curve = lru_cache(None)(lambda run, epoch, name: views.curve(self.maps[run], epoch, name))
+        self.had: dict[tuple[str, str], Any] = {}  # what parts of the figures were last given, see _put
         self.picked: tuple[int, int] | None = None  # row and column of the pixel that was clicked
         self.quiet = 0  # blocks that change several controls, and draw once at their end
         (self.pictures, traces), (self.curves, others) = picture_figure(), curve_figure()
@@ -190,6 +193,15 @@ class Explorer(ipywidgets.VBox):
             self._draw_erosion()
         self.says.value = self._summary()
 
+    def _put(self, what: str, part, **properties) -> None:
+        """Give a part of a figure those properties that differ from what it was last given.
+
+        The figure would compare them as well, but it takes each apart first, which takes longer than all the rest.
+        """
+        for name, value in properties.items():
+            if (what, name) not in self.had or self.had[what, name] != value:
+                part[name] = self.had[what, name] = value
+
     def _draw_pictures(self, label: np.ndarray, share: np.ndarray) -> None:
         """The three panels; all arrays (H, W)."""
         grey = np.take(self.chosen.image, self.slice.value, self.axis.value)
@@ -200,16 +212,14 @@ class Explorer(ipywidgets.VBox):
         }
         edges = tuple(map(numbers, views.outline(label)))
         for panel, colours in pictures.items():
-            self.traces[panel].source = as_source(colours)
+            self._put(panel, self.traces[panel], source=as_source(colours))
         for panel in OUTLINES:
-            outline = self.traces[f"{panel} outline"]
-            outline.x, outline.y = edges
+            self._put(f"{panel} outline", self.traces[f"{panel} outline"], x=edges[0], y=edges[1])
         places = profile_places(*self._pixel(label), self.along.value)
-        for shape, place in zip(self.pictures.layout.shapes, places, strict=True):
-            shape.update(place)
         titles = CT_TITLE, LABEL_TITLE, f"airway's share at <b>{escape(self.layer.value)}</b>"
-        for annotation, title in zip(self.pictures.layout.annotations, titles, strict=True):
-            annotation.text = title
+        for number, (place, title) in enumerate(zip(places, titles, strict=True)):
+            self._put(f"place {number}", self.pictures.layout.shapes[number], **place)
+            self._put(f"title {number}", self.pictures.layout.annotations[number], text=title)
 
     def _pixel(self, label: np.ndarray) -> tuple[int, int]:
         """Row and column of the profile: those clicked, or those with most airway."""
@@ -221,37 +231,40 @@ class Explorer(ipywidgets.VBox):
         lines = [picture[:, column] if self.along.value else picture[row] for picture in (hu, label, share)]
         places = list(range(len(lines[0])))
         for name, line in zip(("hu", "band", "row"), lines, strict=True):
-            self.traces[name].x, self.traces[name].y = places, numbers(line)
+            self._put(name, self.traces[name], x=places, y=numbers(line))
         along, other, _ = views.axis_names(self.axis.value)
         if self.along.value:
             along, other = other, along
         key = f"{coloured(BLUE, 'share')}, {coloured(GREY, 'CT')}, {coloured(ORANGE, 'airway')}"
-        self.curves.layout.annotations[0].text = f"profile at {other} {column if self.along.value else row}: {key}"
-        self.curves.layout.xaxis.update(title=f"{along} (voxel)", range=(-0.5, len(places) - 0.5))
+        title = f"profile at {other} {column if self.along.value else row}: {key}"
+        self._put("profile", self.curves.layout.annotations[0], text=title)
+        self._put("along", self.curves.layout.xaxis, title=f"{along} (voxel)", range=(-0.5, len(places) - 0.5))
 
     def _draw_erosion(self) -> None:
         """Erosion of every layer after the chosen epoch: other runs that were looked at then, and the chosen one."""
         epoch, layers = self.epoch.value, self.chosen.layers
         places = list(range(len(layers)))
-        curves = {
-            label: numbers(100 * views.curve(self.maps[n], epoch).reindex(layers)) for label, n in self.run.options
+        names = [escape(label) for label, _ in self.run.options]
+        lines = [numbers(100 * self.curve(run, epoch, "erosion").reindex(layers)) for run in range(len(self.maps))]
+        name, this = names.pop(self.run.value), lines.pop(self.run.value)
+        others = {
+            "x": [*places, None] * len(lines),
+            "y": [value for line in lines for value in (*line, None)],
+            "text": [other for other in names for _ in (*places, None)],
         }
-        this = curves.pop(self.run.label)
-        others = self.traces["others"]
-        others.x = [*places, None] * len(curves)
-        others.y = [value for line in curves.values() for value in (*line, None)]
-        others.text = [escape(name) for name in curves for _ in (*places, None)]
-        line, place = self.traces["this"], layers.index(self.layer.value)
-        line.x, line.y, line.text = places, this, [escape(self.run.label)] * len(layers)
-        self.traces["layer"].x, self.traces["layer"].y = [place], [this[place]]
+        self._put("others", self.traces["others"], **others)
+        self._put("this", self.traces["this"], x=places, y=this, text=[name] * len(layers))
+        place = layers.index(self.layer.value)
+        self._put("layer", self.traces["layer"], x=[place], y=[this[place]])
         key = f"<b>{coloured(BLUE, 'this run')}</b>, {coloured(PALE, 'others')}, {coloured(VERMILION, '◆ this layer')}"
-        self.curves.layout.annotations[1].text = f"erosion, epoch {epoch}: {key}"
-        self.curves.layout.xaxis2.update(tickvals=places, ticktext=layers, range=(-0.5, len(layers) - 0.5))
+        self._put("erosion", self.curves.layout.annotations[1], text=f"erosion, epoch {epoch}: {key}")
+        ticks = {"tickvals": places, "ticktext": layers, "range": (-0.5, len(layers) - 0.5)}
+        self._put("layers", self.curves.layout.xaxis2, **ticks)
 
     def _summary(self) -> str:
         """The chosen layer's measures in words, HTML."""
         maps, layer, epoch = self.chosen, self.layer.value, self.epoch.value
-        measures = {name: views.curve(maps, epoch, name)[layer] for name in ("erosion", "dilation", "ratio")}
+        measures = {name: self.curve(self.run.value, epoch, name)[layer] for name in ("erosion", "dilation", "ratio")}
         kind = "synthetic phantom" if views.is_synthetic(maps.case) else "case"
         cells = "×".join(map(str, self.share(self.run.value, epoch, layer).shape))
         voxel = "×".join(f"{size:g}" for size in maps.spacing)

@@ -79,10 +79,11 @@ def write_run(path, loss, supervision, seed=0, size=48, strides=STRIDES, epochs=
 
 
 def write_study(folder, runs=(("dice", "final"), ("general_union", "both")), **options):
-    """Write a run's maps for each loss and supervision into `folder`; returns the paths, by name."""
-    return sorted(
-        write_run(folder / f"{supervision}_{loss}_0.zarr", loss, supervision, **options) for loss, supervision in runs
-    )
+    """Write a run's maps for each loss and supervision into `folder` and their table; returns the paths, by name."""
+    names = {f"{supervision}_{loss}_0": (loss, supervision) for loss, supervision in runs}
+    paths = sorted(write_run(folder / f"{name}.zarr", *run, **options) for name, run in names.items())
+    pd.DataFrame({"run": list(names)}).to_csv(folder / "layers.csv", index=False)  # the study is done
+    return paths
 
 
 def open_study(folder, **options):
