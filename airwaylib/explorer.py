@@ -156,9 +156,9 @@ class Explorer(ipywidgets.VBox):
         with self.pictures.batch_update():
             layout = self.pictures.layout
             for number in (1, 2, 3):
-                layout[f"xaxis{number}"].update(range=(-0.5, columns - 0.5), title=f"{names[0]} (voxel)")
+                layout[f"xaxis{number}"].update(range=(-0.5, columns - 0.5), title_text=f"{names[0]} (voxel)")
                 layout[f"yaxis{number}"].update(range=upwards)
-            layout.yaxis.update(title=f"{names[1]} (voxel)", scaleratio=height / width)
+            layout.yaxis.update(title_text=f"{names[1]} (voxel)", scaleratio=height / width)
 
     def _pick(self, trace, points, _) -> None:
         """Lay the profile through the pixel that was clicked."""
@@ -238,7 +238,7 @@ class Explorer(ipywidgets.VBox):
         key = f"{coloured(BLUE, 'share')}, {coloured(GREY, 'CT')}, {coloured(ORANGE, 'airway')}"
         title = f"profile at {other} {column if self.along.value else row}: {key}"
         self._put("profile", self.curves.layout.annotations[0], text=title)
-        self._put("along", self.curves.layout.xaxis, title=f"{along} (voxel)", range=(-0.5, len(places) - 0.5))
+        self._put("along", self.curves.layout.xaxis, title_text=f"{along} (voxel)", range=(-0.5, len(places) - 0.5))
 
     def _draw_erosion(self) -> None:
         """Erosion of every layer after the chosen epoch: other runs that were looked at then, and the chosen one."""

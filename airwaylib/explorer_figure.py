@@ -85,7 +85,14 @@ def picture_figure() -> tuple[go.FigureWidget, dict[str, Any]]:
     """The three pictures with the airway's outline, zoomed together; and their traces by name."""
     traces: dict[str, Any] = {}
     layout: dict[str, Any] = {"height": PICTURES_HEIGHT, "margin": {"l": 60, "r": 20, "t": 30, "b": 50}, **LOOK}
-    axis = {"constrain": "domain", "showgrid": False, "zeroline": False, "showline": True, "mirror": True}
+    axis = {
+        "title": {"standoff": 8},
+        "constrain": "domain",
+        "showgrid": False,
+        "zeroline": False,
+        "showline": True,
+        "mirror": True,
+    }
     for (panel, (x, y)), domain in zip(PANELS.items(), ACROSS, strict=True):
         place = {"xaxis": x, "yaxis": y}
         traces[panel] = go.Image(hovertemplate="%{x}, %{y}<extra></extra>", **place)
@@ -120,14 +127,20 @@ def curve_figure() -> tuple[go.FigureWidget, dict[str, Any]]:
         "layer": go.Scatter(mode="markers", marker=diamond, hoverinfo="skip", **right),
     }
     half = {"type": "line", "xref": "x domain", "x0": 0, "x1": 1, "y0": 0.5, "y1": 0.5, "line": {"width": 1}}
-    hu_axis = {"title": "CT (HU)", "range": HU_WINDOW, "dtick": 400, "showgrid": False, "zeroline": False}
-    layers = {"title": "layer, in forward order", "tickangle": -60, "zeroline": False}
+    hu_axis = {
+        "title": {"text": "CT (HU)", "standoff": 8},
+        "range": HU_WINDOW,
+        "dtick": 400,
+        "showgrid": False,
+        "zeroline": False,
+    }
+    layers = {"title": {"text": "layer, in forward order", "standoff": 8}, "tickangle": -60, "zeroline": False}
     layout = {
-        "xaxis": {"domain": BELOW[0], "anchor": "y", "zeroline": False},
-        "yaxis": {"range": (-0.03, 1.03), "title": "share of the airway"},
+        "xaxis": {"domain": BELOW[0], "anchor": "y", "zeroline": False, "title": {"standoff": 8}},
+        "yaxis": {"range": (-0.03, 1.03), "title": {"text": "share of the airway", "standoff": 8}},
         "yaxis2": {"overlaying": "y", "side": "right", "anchor": "x", **hu_axis},
         "xaxis2": {"domain": BELOW[1], "anchor": "y3", **layers},
-        "yaxis3": {"anchor": "x2", "range": (-3, 103), "title": "airway voxels eroded (%)"},
+        "yaxis3": {"anchor": "x2", "range": (-3, 103), "title": {"text": "airway voxels eroded (%)", "standoff": 8}},
         "margin": {"l": 60, "r": 20, "t": 30, "b": 80},
     }
     layout |= {"height": CURVES_HEIGHT, "annotations": titles(BELOW), "shapes": [half], **LOOK}
