@@ -111,16 +111,19 @@ class Run:
             self.optimizer.zero_grad()
             sums += decoder.item(), encoder.item()
         decoder, encoder = (sums / len(self.loader)).tolist()
-        probes = pd.DataFrame(self.progress.probes)
-        probed = probes[probes["epoch"] == epoch + 1][["ratio", "erosion"]].mean().to_dict() if len(probes) else {}
         return {
             "epoch": epoch + 1,
             "learning_rate": rate,
             "loss": decoder + config.encoder_weight * encoder,
             "loss_decoder": decoder,
             "loss_encoder": encoder,
-            **probed,
+            **self.probed(epoch + 1),
         }
+
+    def probed(self, epoch: int) -> dict[str, float]:
+        """Mean ratio and erosion over an epoch's probes; nothing for a run without."""
+        probes = pd.DataFrame(self.progress.probes)
+        return probes[probes["epoch"] == epoch][["ratio", "erosion"]].mean().to_dict() if len(probes) else {}
 
     def probe(self, step: int, batch: dict[str, Tensor]) -> None:
         """Take down gradient ratio and erosion, layer by layer, before training step `step`."""
