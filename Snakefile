@@ -34,7 +34,7 @@ rule prepare:
     output:
         [directory(f"{DATA}/prepared/{case}.zarr") for case in CASES],
     shell:
-        "{PYTHON} -m airwaylib prepare {DATA}/raw {DATA}/prepared"
+        "{PYTHON} -m airwaylib prepare phantom {DATA}/raw --output {DATA}"
 
 
 rule train:

@@ -6,31 +6,38 @@ Store: a zarr group of arrays on one grid (z, y, x), in chunks small enough that
 - `label` uint8: airway
 - `centreline` uint8: 3-D thinning of the label, see `thinning`
 - `distance` float16: distance to the centreline over its maximum in the airway, d/dmax; kept up to two voxels outside
-the
-  airway too, so that it can be interpolated, and 0 beyond
-- `small_airway` uint8: the airway without its large tubes
+  the airway too, so that it can be interpolated, and 0 beyond
+- `small_airway` uint8: the airway without trachea and main bronchi
 
-Attributes: case, shape of the whole CT, lung_box, spacing, origin, direction, distance_unit, distance_max.
+Attributes: case, shape of the whole CT, lung_box, spacing, origin, direction, distance_unit, distance_max,
+small_airway_by (tree or opening), mended (what was mended in the files, in words).
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import edt
 import numpy as np
+import pandas as pd
 import zarr
 from scipy import ndimage
 from tqdm import tqdm
 from zarr.codecs import BloscCodec
 
+from airwaylib.cases import Case, folder_case, read_case
 from airwaylib.errors import InputError
 from airwaylib.files import atomic_path
-from airwaylib.lungs import lung_box
+from airwaylib.lungs import bounding_box, lung_box
 from airwaylib.phantom import ensure_phantom, seed_and_size
 from airwaylib.thinning import thin
-from airwaylib.volume import Volume, read_ct, read_mask, window
+from airwaylib.tree import AXES, AirwayTree, parse_tree
+from airwaylib.volume import Volume, window
 
 CHUNK = 64  # voxels a side: a 128^3 crop meets 8 to 27 chunks
 MARGIN = 5  # voxels around the lungs' box
+ENDS = ("start", "end")
+CARRIES = 0.9  # of what lies below a fork: a child with more is no main bronchus but goes on to one; our choice
+WIDEST = 1.2  # trachea's radii that a branch may have at most; a wider one means that it is no trachea; our choice
 
 
 def relative_distance(
@@ -42,15 +49,70 @@ def relative_distance(
     """
     distance = edt.edt(~centreline, anisotropy=spacing[::-1])
     maximum = float(distance[label].max())
-    near = ndimage.binary_dilation(label, iterations=2)
+    near = np.zeros_like(label)
+    box = bounding_box(label, margin=2)
+    near[box] = ndimage.binary_dilation(label[box], iterations=2)
     return np.where(near, np.minimum(distance / max(maximum, 1e-6), 1), 0).astype(np.float32), maximum
 
 
-def small_airways(label: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
-    """The airway without the tubes thicker than half its thickest one: in a patient, without trachea and main bronchi.
+def small_airways(label: np.ndarray, spacing: tuple[float, float, float]) -> tuple[np.ndarray, str]:
+    """The airway without trachea and main bronchi, as Zheng et al. 2021 have it, and by what: "tree" or "opening".
 
-    Zheng et al. remove trachea and main bronchi by hand; this opening by a ball of half the largest inscribed radius is
-    our stand-in. label (D, H, W) boolean, spacing (x, y, z) in mm; returns boolean.
+    The trachea is the root of the label's parsed tree (`tree.parse_tree`), the main bronchi are its children; a voxel
+    belongs to the branch that the parser gives it. Parts of the label off its largest component stay. Where the parse
+    shows no trachea that forks, `without_thick_tubes` steps in. label (D, H, W) boolean, spacing (x, y, z) in mm.
+    """
+    tree = parse_tree(label, spacing)
+    large = large_branches(tree)
+    if not large:
+        return without_thick_tubes(label, spacing), "opening"
+    small = label.copy()
+    small[tuple(tree.airway_index[np.isin(tree.airway_branch, large)].T)] = False
+    return small, "tree"
+
+
+def large_branches(tree: AirwayTree) -> list[int]:
+    """Trachea and main bronchi among a tree's branches; none where nothing can be taken for a trachea that forks.
+
+    Spurs of a rough label part the trachea. So what leaves the trachea in its upper half is counted to it, with all
+    that follows; and where one child alone carries at least `CARRIES` of what lies below, the child continues it.
+    """
+    table = tree.branches.set_index("branch")
+    below = table["voxels"].copy()  # of a branch and all that follow; children have higher numbers than parents
+    for branch in reversed(table.index[1:]):
+        below[table.at[branch, "parent"]] += below[branch]
+    large, trachea = [1], 1
+    while True:
+        start, end = (table.loc[trachea, [f"{point}_{axis}" for axis in AXES]].to_numpy(float) for point in ENDS)
+        children = table.index[table["parent"] == trachea]
+        place = table.loc[children, [f"start_{axis}" for axis in AXES]].to_numpy()
+        above = np.linalg.norm(place - start, axis=1) < np.linalg.norm(place - end, axis=1)
+        for branch in children[above]:
+            large += [branch, *descendants(table["parent"], branch)]
+        children = children[~above]
+        if len(children) == 0 or table["radius_mm"].max() > WIDEST * table.at[1, "radius_mm"]:
+            return []
+        large += list(children)
+        main = below[children].idxmax()
+        if below[main] < CARRIES * below[children].sum():
+            return large
+        trachea = main
+
+
+def descendants(parent: pd.Series, branch: int) -> list[int]:
+    """All branches that follow a branch; parent: of each branch (the index), parents before children."""
+    found = {branch}
+    for child, above in parent.items():
+        if above in found:
+            found.add(child)
+    return sorted(found - {branch})
+
+
+def without_thick_tubes(label: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
+    """The airway without the tubes thicker than half its thickest one; in a patient, about trachea and main bronchi.
+
+    An opening by a ball of half the largest inscribed radius. label (D, H, W) boolean, spacing (x, y, z) in mm; returns
+    boolean.
     """
     anisotropy = spacing[::-1]
     depth = edt.edt(label, anisotropy=anisotropy, black_border=False)
@@ -60,7 +122,14 @@ def small_airways(label: np.ndarray, spacing: tuple[float, float, float]) -> np.
     return label & (edt.edt(~cores, anisotropy=anisotropy) > radius + np.linalg.norm(anisotropy) / 2)
 
 
-def prepare_case(case: str, ct: Volume, airway: Volume, path: str | Path, distance_unit: str = "mm") -> Path:
+def prepare_case(
+    case: str,
+    ct: Volume,
+    airway: Volume,
+    path: str | Path,
+    distance_unit: str = "mm",
+    mended: Sequence[str] = (),
+) -> Path:
     """Write the store of one case at `path` (a folder ending in .zarr), whole or not at all; returns `path`.
 
     Parameters
@@ -69,6 +138,7 @@ def prepare_case(case: str, ct: Volume, airway: Volume, path: str | Path, distan
     ct: HU.
     airway: boolean label on the CT's grid.
     distance_unit: "mm" (default; right on anisotropic CT) or "voxels" (the authors').
+    mended: what was mended in the files (`cases.read_case`), kept in the attributes.
 
     Raises
     ------
@@ -88,6 +158,7 @@ def prepare_case(case: str, ct: Volume, airway: Volume, path: str | Path, distan
     spacing = ct.spacing if distance_unit == "mm" else (1.0, 1.0, 1.0)
     centreline = thin(label)
     distance, maximum = relative_distance(label, centreline, spacing)
+    small, by = small_airways(label, ct.spacing)
     cut = ct.crop(box)
     with atomic_path(path) as temporary:
         store = zarr.open_group(temporary, mode="w")
@@ -96,7 +167,7 @@ def prepare_case(case: str, ct: Volume, airway: Volume, path: str | Path, distan
             "label": label.astype(np.uint8),
             "centreline": centreline.astype(np.uint8),
             "distance": distance.astype(np.float16),
-            "small_airway": small_airways(label, ct.spacing).astype(np.uint8),
+            "small_airway": small.astype(np.uint8),
         }.items():
             store.create_array(name, data=array, chunks=(CHUNK,) * 3, compressors=BloscCodec(cname="lz4"))
         store.attrs.update(
@@ -108,24 +179,10 @@ def prepare_case(case: str, ct: Volume, airway: Volume, path: str | Path, distan
             direction=list(cut.direction),
             distance_unit=distance_unit,
             distance_max=maximum,
+            small_airway_by=by,
+            mended=list(mended),
         )
     return Path(path)
-
-
-def prepare_folder(folder: str | Path, out: str | Path, distance_unit: str = "mm") -> list[Path]:
-    """Prepare every case of `folder` (CASE/ct.*, CASE/airway.*) as OUT/CASE.zarr; a store that stands is kept.
-
-    Raises
-    ------
-    InputError
-        No such folder, no case in it, or a bad case (the message names it).
-    """
-    cases = sorted(path for path in Path(folder).glob("[!.]*") if path.is_dir())
-    if not cases:
-        raise InputError(
-            f"{folder}: no cases found; give a folder with one sub-folder a case, each with ct.* and airway.*"
-        )
-    return [prepare_files(case, out, distance_unit) for case in tqdm(cases, unit="case", disable=None)]
 
 
 def prepare_phantoms(data: str | Path, cases: list[str]) -> None:
@@ -135,29 +192,29 @@ def prepare_phantoms(data: str | Path, cases: list[str]) -> None:
     """
     for case in tqdm(cases, unit="case", desc="phantoms", disable=None):
         if wanted := seed_and_size(case):
-            prepare_files(ensure_phantom(*wanted, Path(data) / "raw"), Path(data) / "prepared")
+            folder = ensure_phantom(*wanted, Path(data) / "raw")
+            prepare_files(folder_case(folder), Path(data) / "prepared")
 
 
-def prepare_files(case: Path, out: str | Path, distance_unit: str = "mm") -> Path:
-    """Prepare one case folder (ct.*, airway.*) as OUT/CASE.zarr unless that store stands; returns the store's path."""
+def prepare_files(case: Case, out: str | Path, distance_unit: str = "mm") -> Path:
+    """Prepare one case from its files as OUT/CASE.zarr unless that store stands; returns the store's path.
+
+    Raises
+    ------
+    InputError
+        As `cases.read_case` and `prepare_case`; a store that stands with distances in another unit.
+    """
     path = Path(out) / f"{case.name}.zarr"
     if path.exists():
-        unit = zarr.open_group(path, mode="r").attrs["distance_unit"]
+        try:
+            unit = zarr.open_group(path, mode="r").attrs["distance_unit"]
+        except (KeyError, ValueError, OSError) as error:
+            raise InputError(f"{path}: no training store ({error}); delete it to make it anew") from error
         if unit != distance_unit:
             raise InputError(f"{path}: its distances are in {unit}, not in {distance_unit}; delete it to make it anew")
-    else:
-        ct = read_ct(one_file(case, "ct"))
-        try:
-            prepare_case(case.name, ct, read_mask(one_file(case, "airway"), ct), path, distance_unit)
-        except InputError as error:
-            raise InputError(error if case.name in str(error) else f"{case.name}: {error}") from error
-    return path
-
-
-def one_file(case: Path, stem: str) -> Path:
-    """The one file of a case folder called `stem` whatever its image suffix."""
-    beside = (".json", ".raw", ".zraw")  # notes of DICOM converters, voxels of .mhd files
-    found = sorted(file for file in case.glob(f"{stem}.*") if file.suffix not in beside)
-    if len(found) != 1:
-        raise InputError(f"{case}: {len(found) or 'no'} files {stem}.* found; one is needed, such as {stem}.nii.gz")
-    return found[0]
+        return path
+    try:
+        ct, airway, mended = read_case(case)
+        return prepare_case(case.name, ct, airway, path, distance_unit, mended)
+    except InputError as error:
+        raise InputError(error if case.name in str(error) else f"{case.name}: {error}") from error

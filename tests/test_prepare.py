@@ -2,7 +2,6 @@
 
 import shutil
 from functools import cache
-from pathlib import Path
 
 import cc3d
 import numpy as np
@@ -12,6 +11,7 @@ import zarr
 from scipy import ndimage
 
 from airwaylib import prepare
+from airwaylib.cases import folder_case
 from airwaylib.drawing import Grid, draw_tubes
 from airwaylib.errors import InputError
 from airwaylib.growth import tubes
@@ -20,13 +20,12 @@ from airwaylib.phantom import make_phantom, write_phantom
 from airwaylib.prepare import (
     CHUNK,
     MARGIN,
-    one_file,
     prepare_case,
     prepare_files,
-    prepare_folder,
     prepare_phantoms,
     relative_distance,
     small_airways,
+    without_thick_tubes,
 )
 from airwaylib.thinning import thin
 from airwaylib.volume import Volume, write_volume
@@ -135,12 +134,12 @@ def test_an_airway_of_one_voxels_width_has_no_distance():
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 1.0, 2.0), (0.5, 0.8, 1.5)])
-def test_small_airways_leave_out_the_thick_tube(spacing):
+def test_the_opening_leaves_out_the_thick_tube(spacing):
     shape = tuple(round(mm / side) for mm, side in zip((40, 40, 60), spacing[::-1], strict=True))
     middle = [n // 2 for n in shape]
     thick = cylinder(shape, 0, (middle[1], middle[2]), 8, spacing)
     thin = cylinder(shape, 2, (middle[0], middle[1]), 2.2, spacing)
-    small = small_airways(thick | thin, spacing)
+    small = without_thick_tubes(thick | thin, spacing)
     assert not (small & thick).any()
     beyond = np.abs(np.arange(shape[2]) - middle[2]) * spacing[0] > 8 + 8 / 2 + 2  # mm from the thick tube's axis
     assert (thin & beyond).any()
@@ -150,17 +149,79 @@ def test_small_airways_leave_out_the_thick_tube(spacing):
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.7, 0.7, 1.25), (0.6, 0.6, 5.0)])
 @pytest.mark.parametrize("radius", [2.5, 5, 7.3])
 def test_a_tube_of_one_calibre_has_no_small_airways_not_even_specks(radius, spacing):
-    assert not small_airways(cylinder((20, 35, 37), 0, (16.7, 18.2), radius, spacing), spacing).any()
+    tube = cylinder((20, 35, 37), 0, (16.7, 18.2), radius, spacing)
+    assert not without_thick_tubes(tube, spacing).any()
+    small, by = small_airways(tube, spacing)  # does not fork: no tree to go by
+    assert by == "opening" and not small.any()
 
 
 def test_small_airways_of_the_phantom_are_its_tree_without_trachea_and_main_bronchi():
     label, tree = mini().airway.array, mini().tree
-    small = small_airways(label, (1.0, 1.0, 1.0))
-    large = draw_tubes(Grid(label.shape, (1.0, 1.0, 1.0)), *tubes(tree[tree["generation"] <= 1])) <= 0
-    assert not (small & large).any()
-    start, end, _ = tubes(tree[tree["radius_start"] < 2])
-    middle = np.rint((start + end) / 2).astype(int)[:, ::-1]
-    assert small[tuple(middle.T)].mean() > 0.9
+    small, by = small_airways(label, (1.0, 1.0, 1.0))
+    large, others = (
+        label & (draw_tubes(Grid(label.shape, (1.0, 1.0, 1.0)), *tubes(tree[rows])) <= 0)
+        for rows in (tree["generation"] <= 1, tree["generation"] > 1)
+    )
+    assert by == "tree"
+    assert (small & large).sum() < 0.08 * large.sum()  # where branches meet, the nearer axis decides
+    assert (small & others & ~large).sum() > 0.98 * (others & ~large).sum()
+
+
+def draw_tree(*bars):
+    """A label of 60 x 40 x 60 voxels, z up: bars ((z, y, x) of the lower corner, of the upper one), both included."""
+    label = np.zeros((60, 40, 60), bool)
+    for low, high in bars:
+        label[tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))] = True
+    return label
+
+
+TRUNK = ((25, 16, 26), (55, 24, 34))
+ARMS = ((21, 18, 8), (24, 22, 52))
+TWIGS = [((22, y, x), (24, y + 12, x + 2)) for y in (5, 22) for x in (8, 50)]
+LEFT_TIPS = ((23, 5, 2), (23, 5, 16))
+
+
+def test_trachea_and_both_main_bronchi_go_and_the_rest_stays():
+    label = draw_tree(TRUNK, ARMS, *TWIGS)
+    small, by = small_airways(label, (1.0, 1.0, 1.0))
+    assert by == "tree"
+    assert not small[28:].any() and not small[:, 18:22, 14:47].any()
+    rest = draw_tree(*TWIGS)
+    rest[:, 14:27] = False  # away from the arms' ends
+    assert small[rest].all()
+
+
+def test_a_spur_that_parts_the_trachea_changes_nothing():
+    """Its upper part goes with it, and so do the main bronchi that the parser counts one generation later."""
+    spur = ((42, 20, 35), (42, 20, 48))
+    for upper in (((44, 18, 28), (59, 22, 32)), ((44, 16, 26), (59, 24, 34))):
+        label = draw_tree(TRUNK, ARMS, *TWIGS, spur, upper)
+        small, by = small_airways(label, (1.0, 1.0, 1.0))
+        assert by == "tree"
+        trunk = draw_tree(TRUNK, upper)
+        trunk[:28] = False
+        assert not small[trunk].any() and not small[:, 18:22, 14:47].any()
+        assert small[:, 5:14].sum() > 0 and small[:, 28:].sum() > 0
+
+
+def test_a_part_off_the_tree_stays():
+    island = ((2, 2, 2), (6, 3, 3))
+    small, _ = small_airways(draw_tree(TRUNK, ARMS, *TWIGS, island), (1.0, 1.0, 1.0))
+    assert small[draw_tree(island)].all()
+
+
+@pytest.mark.parametrize(
+    "bars",
+    [
+        [TRUNK],  # nothing forks
+        [((8, 18, 28), (59, 22, 32)), ((4, 16, 18), (12, 24, 27)), ((4, 16, 33), (12, 24, 42))],  # arms are wider
+    ],
+)
+def test_without_a_trachea_that_forks_the_opening_steps_in(bars):
+    label = draw_tree(*bars)
+    small, by = small_airways(label, (1.0, 1.0, 1.0))
+    assert by == "opening"
+    np.testing.assert_array_equal(small, without_thick_tubes(label, (1.0, 1.0, 1.0)))
 
 
 # ------------------------------------------------------------------------------------------------------------ the store
@@ -235,6 +296,7 @@ def test_store_holds_centreline_and_small_airways_inside_the_label(stores):
     label, centreline, small = (stores["mm"][name][:] > 0 for name in ("label", "centreline", "small_airway"))
     assert centreline.any() and not (centreline & ~label).any()
     assert small.any() and not (small & ~label).any() and (label & ~small).any()
+    assert stores["mm"].attrs["small_airway_by"] == "tree" and stores["mm"].attrs["mended"] == []
     np.testing.assert_array_equal(small, stores["voxels"]["small_airway"][:])  # in mm whatever the distance's unit
 
 
@@ -266,7 +328,7 @@ def test_store_appears_whole_or_not_at_all(placed, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-# ----------------------------------------------------------------------------------------------------- folders of cases
+# ------------------------------------------------------------------------------------------------------- cases on disk
 
 
 @pytest.fixture(scope="module")
@@ -285,19 +347,29 @@ def case(raw, tmp_path):
     return folder
 
 
-def test_folder_is_prepared_and_what_stands_is_kept(case, tmp_path):
-    (case.parent / ".hidden").mkdir()
-    (case.parent / "notes.txt").write_text("no case")
-    out = tmp_path / "prepared"
-    assert prepare_folder(case.parent, out) == [out / "patient.zarr"]
+def test_a_case_is_prepared_and_a_store_that_stands_is_kept(case, tmp_path):
+    out = tmp_path / "new" / "prepared"
+    assert prepare_files(folder_case(case), out) == out / "patient.zarr"
     assert [path.name for path in out.iterdir()] == ["patient.zarr"]
     assert zarr.open_group(out / "patient.zarr", mode="r").attrs["case"] == "patient"
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     (case / "ct.nii.gz").write_bytes(b"damaged since")
-    assert prepare_folder(case.parent, out) == [out / "patient.zarr"]
+    assert prepare_files(folder_case(case), out) == out / "patient.zarr"
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
     with pytest.raises(InputError, match=r"patient.zarr: its distances are in mm, not in voxels"):
-        prepare_folder(case.parent, out, "voxels")
+        prepare_files(folder_case(case), out, "voxels")
+    (out / "patient.zarr/zarr.json").unlink()
+    with pytest.raises(InputError, match=r"patient.zarr: no training store .*; delete it to make it anew"):
+        prepare_files(folder_case(case), out)
+
+
+def test_what_was_mended_is_kept_in_the_store(case, tmp_path):
+    write_volume(Volume(mini().airway.array, origin=(0, 0, 0), spacing=(1, 1, 1)), case / "airway.nii.gz")
+    write_volume(Volume(mini().ct.array, **PLACE), case / "ct.nii.gz")
+    store = prepare_files(folder_case(case), tmp_path / "prepared")
+    assert zarr.open_group(store, mode="r").attrs["mended"] == [
+        "label without spacing, origin, direction: takes the CT's"
+    ]
 
 
 def test_phantoms_are_made_where_they_are_missing(raw, tmp_path, monkeypatch):
@@ -370,7 +442,7 @@ def twice(case):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (respaced, r"patient/airway.nii.gz: the mask's grid .* is not that of the image"),
+        (respaced, r"patient/airway.nii.gz: the label's grid .* is not that of the CT"),
         (relabelled(two_labels), r"patient/airway.nii.gz: not a binary mask, it holds 0, 1, 3"),
         (relabelled(empty), r"patient/airway.nii.gz: the mask is empty"),
         (relabelled(corner_only), r"^patient: the label holds no airway inside the lungs' box"),
@@ -384,14 +456,14 @@ def twice(case):
 def test_a_bad_case_is_one_line_that_names_it(case, tmp_path, spoil, message):
     spoil(case)
     with pytest.raises(InputError, match=message) as caught:
-        prepare_folder(case.parent, tmp_path / "prepared")
+        prepare_files(folder_case(case), tmp_path / "prepared")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "prepared").exists()
 
 
 def test_a_label_of_even_width_is_prepared_with_a_centreline(case, tmp_path):
     relabelled(even_width)(case)  # plain thinning leaves nothing of it
-    (store,) = prepare_folder(case.parent, tmp_path / "prepared")
+    store = prepare_files(folder_case(case), tmp_path / "prepared")
     group = zarr.open_group(store, mode="r")
     assert group["centreline"][:].sum() >= 50
     assert (group["centreline"][:] <= group["label"][:]).all()
@@ -408,21 +480,3 @@ def test_unknown_distance_unit(placed, tmp_path):
     with pytest.raises(InputError, match="distance unit 'inches' is unknown: choose mm or voxels"):
         prepare_case("odd", *placed, tmp_path / "odd.zarr", "inches")
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("folder", ["empty", "missing", "file"])
-def test_folder_without_cases(tmp_path, folder):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "file").write_text("a file")
-    with pytest.raises(InputError, match=f"{folder}: no cases found; give a folder with one sub-folder a case"):
-        prepare_folder(tmp_path / folder, tmp_path / "prepared")
-
-
-def test_files_beside_an_image_do_not_count(tmp_path):
-    for name in ("ct.mhd", "ct.raw", "ct.json", "ct_old.nii.gz"):
-        (tmp_path / name).touch()
-    assert one_file(tmp_path, "ct") == tmp_path / "ct.mhd"
-
-
-def test_files_of_a_case_may_be_given_alone(case, tmp_path):
-    assert prepare_files(case, tmp_path / "new" / "out") == Path(tmp_path / "new" / "out" / "patient.zarr")
