@@ -154,15 +154,22 @@ def _check_text_header(path: Path) -> None:
         raise InputError(f"{path}: truncated: its compressed voxels are cut off")
 
 
-def _read_dicom(folder: Path, series: str | None) -> sitk.Image:
+def slice_files(folder: Path, series: str | None = None) -> list[Path]:
+    """Files of a DICOM folder's series, in the order of the slices that `read_image` makes of them; refuses as it does.
+
+    Without `series` the folder must hold one series alone.
+    """
     names = _choose_series(folder, series)
     headers = [_header(name) for name in names]
     for name, header in zip(names, headers, strict=True):
         if header.GetNumberOfComponents() != 1 or header.GetSize()[2:] != (1,):
             raise InputError(f"{name}: several frames or colours; one grey slice a file is needed (convert to .nii.gz)")
-    order = _slice_order(folder, names, headers)
+    return [Path(names[k]) for k in _slice_order(folder, names, headers)]
+
+
+def _read_dicom(folder: Path, series: str | None) -> sitk.Image:
     reader = sitk.ImageSeriesReader()
-    reader.SetFileNames([names[k] for k in order])
+    reader.SetFileNames([str(path) for path in slice_files(folder, series)])
     reader.SetOutputPixelType(sitk.sitkFloat32)  # slices may differ in slope and intercept; float32 holds them all
     image = reader.Execute()
     whole = sitk.Cast(image, sitk.sitkInt16)

@@ -8,6 +8,7 @@ through the lungs, which is not always the largest, are our own choice.
 import math
 import sys
 import warnings
+from collections.abc import Callable
 
 import cc3d
 import numpy as np
@@ -65,6 +66,24 @@ def segment(
     InputError
         Too small a CT, no lung in it, a probability or overlap out of range, a device that is not there.
     """
+    return segment_maps(ct, network, info, decoder_probability, 1, probability, device, overlap, progress)[0]
+
+
+def segment_maps(
+    ct: Volume,
+    network: nn.Module,
+    info: CheckpointInfo,
+    maps_of: Callable[[nn.Module, Tensor], Tensor],
+    count: int,
+    probability: float | None = None,
+    device: str = "auto",
+    overlap: float = OVERLAP,
+    progress: bool = True,
+) -> tuple[Volume, list[Volume]]:
+    """`segment`'s mask by the first of `maps_of`'s `count` maps, and the others, float32 on the CT's grid.
+
+    `maps_of` is as for `predict_maps`; all else is as for `segment`. The others are 0 away from the lungs' windows.
+    """
     if probability is None:
         probability = info.probability
     if not 0 < probability < 1:
@@ -80,15 +99,17 @@ def segment(
     image, lung = cut.with_array(window_hu(cut.array)), cut.with_array(air[box])
     if info.spacing is not None:
         image, lung = resample(image, info.spacing), resample(lung, info.spacing)
-    predicted = predict_probability(network, image.array, lung.array, info.window, overlap, place, progress)
+    maps = predict_maps(network, image.array, lung.array, maps_of, count, info.window, overlap, place, progress)
     if info.spacing is not None:
-        predicted = resample_to(image.with_array(predicted), cut).array
-    mask = np.zeros(ct.array.shape, bool)
-    mask[box] = airway_component(predicted >= probability, air[box], ct.spacing)
+        maps = [resample_to(image.with_array(one), cut).array for one in maps]
+    mask, *others = [np.zeros(ct.array.shape, kind) for kind in (bool, *["f4"] * (count - 1))]
+    mask[box] = airway_component(maps[0] >= probability, air[box], ct.spacing)
+    for whole, part in zip(others, maps[1:], strict=True):
+        whole[box] = part
     if not mask.any():
-        highest = f"the highest probability is {predicted.max():.3f}, the threshold {probability:g}"
-        warnings.warn(f"no airway found: {highest}; the mask is empty", stacklevel=2)
-    return ct.with_array(mask)
+        highest = f"the highest probability is {maps[0].max():.3f}, the threshold {probability:g}"
+        warnings.warn(f"no airway found: {highest}; the mask is empty", stacklevel=3)
+    return ct.with_array(mask), [ct.with_array(whole) for whole in others]
 
 
 def predict_probability(
@@ -132,6 +153,30 @@ def predict_probability(
     InputError
         `lung` is of another shape, the window too small, or the overlap out of range.
     """
+    return predict_maps(network, image, lung, decoder_probability, 1, window, overlap, device, progress)[0]
+
+
+def decoder_probability(network: nn.Module, image: Tensor) -> Tensor:
+    """Airway probability (1, 1, D, H, W), float32, of an image (1, 1, D, H, W) in [0, 1]."""
+    return torch.sigmoid(network(image).decoder.float())
+
+
+def predict_maps(
+    network: nn.Module,
+    image: np.ndarray,
+    lung: np.ndarray,
+    maps_of: Callable[[nn.Module, Tensor], Tensor],
+    count: int,
+    window: int,
+    overlap: float,
+    device: str | torch.device,
+    progress: bool,
+) -> np.ndarray:
+    """Mean of maps over the windows that hold a voxel, float32 `(count, z, y, x)`.
+
+    `maps_of` gives the `count` maps (1, count, D, H, W) of a window (1, 1, D, H, W) in [0, 1], as `decoder_probability`
+    gives one; all else is as for `predict_probability`.
+    """
     if image.shape != lung.shape:
         raise InputError(f"lung mask of shape {lung.shape}: it must have the image's, {image.shape}")
     if window < LEAST_SIZE:
@@ -145,24 +190,24 @@ def predict_probability(
     bf16 = torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     bar = progress_bar(count_windows(lung, sides, overlap), progress)
 
-    def probability_of(patch: Tensor, places: list[list[slice]]) -> Tensor:
+    def predict(patch: Tensor, places: list[list[slice]]) -> Tensor:
         if not lung[tuple(places[0][2:])].any():
-            return torch.zeros_like(patch)
+            return patch.new_zeros(1, count, *patch.shape[2:])
         with torch.autocast("cuda", torch.bfloat16, enabled=bf16):
-            logits = network(patch / 255).decoder
+            maps = maps_of(network, patch / 255)
         bar.update()
-        return torch.sigmoid(logits.float())
+        return maps
 
     was_training = network.training
     network.to(device).eval()
     with bar, torch.inference_mode():
         whole = torch.from_numpy(image)[None, None].float()
         mean = sliding_window_inference(
-            whole, sides, 1, probability_of, overlap, sw_device=device, device="cpu", with_coord=True
+            whole, sides, 1, predict, overlap, sw_device=device, device="cpu", with_coord=True
         )
     network.train(was_training)
     inside = tuple(slice(low, size - high) for (low, high), size in zip(margins, image.shape, strict=True))
-    return mean[0, 0].numpy()[inside]
+    return mean[0].numpy()[:, *inside]
 
 
 def airway_component(mask: np.ndarray, lung: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:

@@ -14,7 +14,6 @@ Two rearrangements leave every value and gradient the same, and save half of the
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -22,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from airwaylib.errors import InputError
-from airwaylib.layers import SLOPE, Convolution, GatedNorm, gated_norm_
+from airwaylib.layers import SLOPE, Convolution, GatedNorm, gated_norm_, max_pool, upsample
 
 DROPOUT = 0.3
 # Block: (level, input channels, output channels, dilation). Level 0 is the finest; channels are in units of the width,
@@ -152,15 +151,44 @@ class WingsNet(nn.Module):
         InputError
             The image has another shape, is too small, or is not of a floating-point type.
         """
-        maps = _prepared(image)
+        maps = prepared(image)
         size = maps.shape[2:]
-        groups = {group: self._folded(group, len(image), generator) for group in self.groups}
+        groups = {group: self._folded(group, len(image), generator, self.training) for group in self.groups}
         for name, maps in self._trunk(maps):  # noqa: B020 (one name, so that no map outlives its use)
             for group in groups.values():
                 group.add(name, maps)
         crop = (..., *(slice(length) for length in image.shape[2:]))
         logits = {name: group.logits(size)[crop] for name, group in groups.items()}
         return GroupLogits(logits.pop("encoder", None), logits.pop("decoder"), tuple(logits.values()))
+
+    def sample(self, image: Tensor, samples: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Decoder logits of one image without channel dropout and with `samples` draws of it: one pass of the trunk.
+
+        The image is (1, 1, D, H, W), as for `forward`; the logits are (1, 1, D, H, W) and (samples, 1, D, H, W): what
+        `forward` gives in evaluation mode, and in training mode of a batch of that many copies of the image.
+
+        Raises
+        ------
+        InputError
+            As `forward`; or several images, or a supervision whose decoder has no channel dropout.
+        """
+        if "decoder" not in self.heads:
+            raise InputError(
+                "this WingsNet's decoder is one layer, without channel dropout; 'both' or 'decoder' has it"
+            )
+        if len(image) != 1:
+            raise InputError(f"image of shape {tuple(image.shape)}: draws are of one image at a time, (1, 1, D, H, W)")
+        maps = prepared(image)
+        size = maps.shape[2:]
+        # Every group draws, in `forward`'s order, so that a seed drops the same channels of the decoder here.
+        drawn = {group: self._folded(group, samples, generator, drop=True) for group in self.groups}["decoder"]
+        many = _FoldedGroup({name: w.transpose(0, 1) for name, w in drawn.weights.items()}, drawn.bias[None])
+        whole = self._folded("decoder", 1, None, drop=False)  # apart, so that not a bit differs from `forward`'s
+        for name, maps in self._trunk(maps):  # noqa: B020 (as in `forward`)
+            whole.add(name, maps)
+            many.add(name, maps)
+        crop = (..., *(slice(length) for length in image.shape[2:]))
+        return whole.logits(size)[crop], many.logits(size)[crop].transpose(0, 1)
 
     def _trunk(self, maps: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Name and output of each block in turn."""
@@ -169,21 +197,21 @@ class WingsNet(nn.Module):
             parts = (maps,)
             if level > here:
                 skips.append(maps)
-                parts = (F.max_pool3d(maps, 2),)
+                parts = (max_pool(maps),)
             elif level < here:
-                parts = (F.interpolate(maps, scale_factor=2, mode="trilinear", align_corners=True), skips.pop())
+                parts = (upsample(maps, [2 * length for length in maps.shape[2:]]), skips.pop())
             here = level
             maps = self.get_submodule(name)(*parts)
             yield name, maps
 
-    def _folded(self, group: str, batch: int, generator: torch.Generator | None) -> "_FoldedGroup":
+    def _folded(self, group: str, batch: int, generator: torch.Generator | None, drop: bool) -> "_FoldedGroup":
         names = self.groups[group]
         taps = [self.get_submodule(name).tap for name in names]
         if group not in self.heads:
             return _FoldedGroup({names[0]: taps[0].weight.view(1, 1, -1).expand(batch, -1, -1)}, taps[0].bias)
         head = self.heads[group]
         mix = head.weight.view(1, -1).expand(batch, -1)
-        if self.training:
+        if drop:
             mix = mix * channel_dropout(batch, mix.shape[1], generator).to(mix)
         with torch.autocast(mix.device.type, enabled=False):
             bias = head.bias + mix @ torch.cat([tap.bias for tap in taps])
@@ -192,11 +220,14 @@ class WingsNet(nn.Module):
 
 
 class _FoldedGroup:
-    """Head, dropout and taps of a group as one linear map: a weight (B, 1, C) for each block and a bias (B,)."""
+    """Head, dropout and taps of a group as one linear map: a weight (B, K, C) for each block and a bias (B, K).
+
+    K is 1, but for `WingsNet.sample`, where it counts the draws.
+    """
 
     def __init__(self, weights: dict[str, Tensor], bias: Tensor):
         self.weights, self.bias = weights, bias
-        self.levels: dict[torch.Size, Tensor] = {}  # sum of the folded taps (B, 1, d * h * w) on each grid (d, h, w)
+        self.levels: dict[torch.Size, Tensor] = {}  # sum of the folded taps (B, K, d * h * w) on each grid (d, h, w)
 
     def add(self, name: str, maps: Tensor) -> None:
         """Take in the output of block `name`, if the group has its tap."""
@@ -205,12 +236,12 @@ class _FoldedGroup:
             self.levels[grid] = self.levels[grid] + tap if grid in self.levels else tap
 
     def logits(self, size: torch.Size) -> Tensor:
-        """(B, 1, *size), in float32 at least."""
-        total = self.bias.view(-1, 1, 1, 1, 1)
+        """(B, K, *size), in float32 at least."""
+        total = self.bias.view(len(self.bias), -1, 1, 1, 1)
         for grid, taps in self.levels.items():
             level = taps.to(torch.promote_types(taps.dtype, torch.float32)).unflatten(2, grid)
             if grid != size:
-                level = F.interpolate(level, size=size, mode="trilinear", align_corners=True)
+                level = upsample(level, size)
             total = total + level
         return total
 
@@ -232,65 +263,23 @@ def channel_dropout(batch: int, channels: int, generator: torch.Generator | None
     return kept * (channels / kept.sum(1, keepdim=True, dtype=torch.float64))
 
 
-def _prepared(image: Tensor) -> Tensor:
+def prepared(image: Tensor, coarsest: int = COARSEST, least: int = MINIMUM_SIZE) -> Tensor:
+    """An image (B, 1, D, H, W) with its last voxels repeated up to two or more times `coarsest` along each axis.
+
+    Raises
+    ------
+    InputError
+        The image has another shape, is smaller than `least` voxels, or is not of a floating-point type.
+    """
     shape = tuple(image.shape)
     if image.ndim != 5 or shape[1] != 1 or not image.is_floating_point():
         raise InputError(f"image of shape {shape} and type {image.dtype}: it must be (B, 1, D, H, W) of a float type")
-    if min(shape[2:]) < MINIMUM_SIZE:
-        raise InputError(f"image of {shape[2:]} voxels is too small: at least {MINIMUM_SIZE} are needed on each axis")
-    margins = [margin for length in reversed(shape[2:]) for margin in (0, -length % COARSEST)]
+    if min(shape[2:]) < least:
+        raise InputError(f"image of {shape[2:]} voxels is too small: at least {least} are needed on each axis")
+    gaps = [max(-length % coarsest, 2 * coarsest - length) for length in reversed(shape[2:])]
+    margins = [margin for gap in gaps for margin in (0, gap)]
     if any(margins):
         image = F.pad(image, margins, mode="replicate")
     if image.device.type == "cpu":  # channels-last, passed on by all layers, halves the time of the convolutions there
         return image.reshape(*image.shape[:1], *image.shape[2:], 1).movedim(-1, 1)
     return image
-
-
-def load_author_checkpoint(path: str | Path, width: int = 8) -> WingsNet:
-    """The authors' released weights, a file {"state_dict": ...}, as a WingsNet with both groups in evaluation mode.
-
-    Only plain tensors are read: a file with Python objects is refused, since loading it could run its code.
-
-    Raises
-    ------
-    InputError
-        No such file, another kind of file, or weights that are missing, unexpected or of the wrong shape.
-    """
-    state = _read_state(Path(path))
-    network = WingsNet(width)
-    weights = network.state_dict()
-    # The group heads are told apart by their channels: 24 taps make the encoder's, 12 the decoder's.
-    swapped = "dc0_0.0.weight" in state and state["dc0_0.0.weight"].shape[1:2] == (2 * len(DECODER),)
-    names = {_author_name(name, swapped): name for name in weights}
-    problems = [f"{name} is missing" for name in names if name not in state]
-    problems += [f"{name} is unexpected" for name in state if name not in names]
-    for theirs, ours in names.items():
-        if theirs in state and state[theirs].shape != weights[ours].shape:
-            problems.append(f"{theirs} is {tuple(state[theirs].shape)}, not {tuple(weights[ours].shape)}")
-    if problems:
-        listed = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
-        raise InputError(f"{path}: not the authors' WingsNet of width {width}: {listed}")
-    network.load_state_dict({ours: state[theirs] for theirs, ours in names.items()})
-    return network.eval()
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint file")
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises nearly anything on a foreign file
-        raise InputError(f"{path}: not a PyTorch file of plain tensors; no other is read, it could run code") from error
-    state = loaded.get("state_dict") if isinstance(loaded, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise InputError(f"{path}: must hold {{'state_dict': {{name: tensor}}}}, as the authors' files do")
-    return {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
-
-
-def _author_name(name: str, swapped: bool) -> str:
-    """The authors' name of our parameter `name`; `swapped` if their first group head is the decoder's."""
-    renamed = {".conv.": ".conv1.", ".tap.": ".conv2.", ".gates.0.": ".conv_se.", ".gates.1.": ".conv_se2."}
-    renamed |= {"heads.encoder.": f"dc0_{int(swapped)}.0.", "heads.decoder.": f"dc0_{int(not swapped)}.0."}
-    for ours, theirs in renamed.items():
-        name = name.replace(ours, theirs)
-    return name

@@ -1,12 +1,12 @@
-import pickle
-
 import pytest
 import torch
 import torch.nn.functional as F
 from plain_wingsnet import PlainWingsNet
 
 from airwaylib.errors import InputError
-from airwaylib.wingsnet import BLOCKS, SUPERVISION, WingsNet, channel_dropout, load_author_checkpoint
+from airwaylib.optimisation import make_deterministic
+from airwaylib.released import load_author_checkpoint
+from airwaylib.wingsnet import BLOCKS, SUPERVISION, WingsNet, channel_dropout
 
 
 def refused(call, *parts):
@@ -182,6 +182,34 @@ def test_dropout_follows_the_seed_and_stops_in_evaluation():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("supervision", ["both", "decoder"])
+@pytest.mark.parametrize("training", [False, True])
+def test_samples_are_training_passes_from_one_pass_of_the_trunk(supervision, training):
+    torch.manual_seed(0)
+    network, image = WingsNet(2, supervision).double().train(training), random_image(1, 1, 16, 17, 24)
+    for group in network.groups.values():
+        for name in group:
+            torch.nn.init.normal_(network.get_submodule(name).tap.bias)
+    runs = []
+    network.ec5.register_forward_hook(lambda *_: runs.append(1))
+    logits, drawn = network.sample(image, 6, torch.Generator().manual_seed(4))
+    assert runs == [1] and network.training is training
+    copies = image.expand(6, -1, -1, -1, -1)
+    expected = network.train()(copies, torch.Generator().manual_seed(4)).decoder
+    assert drawn.shape == (6, 1, 16, 17, 24)
+    assert torch.allclose(drawn, expected, rtol=0, atol=1e-11)
+    assert drawn.std(0).min() > 0
+    assert torch.equal(logits, network.eval()(image).decoder)
+
+
+def test_samples_need_one_image_and_channel_dropout():
+    network = WingsNet(1)
+    refused(lambda: network.sample(torch.zeros(2, 1, 16, 16, 16), 3), "(2, 1, 16, 16, 16)", "one image at a time")
+    refused(lambda: network.sample(torch.zeros(1, 1, 8, 16, 16), 3), "at least 9")
+    for supervision in ("deep", "final"):
+        refused(lambda s=supervision: WingsNet(1, s).sample(torch.zeros(1, 1, 16, 16, 16), 3), "'both' or 'decoder'")
+
+
 def test_hooks_see_maps_whose_gradients_are_the_plain_networks(tmp_path):
     plain, ours = pair(tmp_path / "w.pth")
     plain.eval()
@@ -260,6 +288,46 @@ def test_bfloat16_autocast_comes_close():
     assert all(torch.isfinite(parameter.grad).all() for parameter in network.parameters())
 
 
+def weights_after(steps, device, dtype):
+    """All weights of a small WingsNet after some training steps on `device`, as bytes."""
+    torch.manual_seed(0)
+    network, image = WingsNet(2).to(device), random_image(2, 1, 24, 16, 24, dtype=torch.float32).to(device)
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    for _ in range(steps):
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+            logits = network(image)
+        sum((torch.sigmoid(logit) - (image > 0).float()).square().mean() for logit in logits[:2]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()]).cpu()
+
+
+def test_deterministic_forms_give_the_same_logits_and_gradients():
+    torch.manual_seed(0)
+    network, image = WingsNet(2, "deep").double().eval(), random_image(1, 1, 16, 24, 17)
+
+    def logits_and_gradients():
+        logits = network(image)
+        total = sum((k * logit).square().mean() for k, logit in enumerate((logits.decoder, *logits.deep), 1))
+        return [logits.decoder, *torch.autograd.grad(total, list(network.parameters()))]
+
+    expected = logits_and_gradients()
+    with make_deterministic():
+        found = logits_and_gradients()
+    assert not torch.equal(found[0], expected[0])  # rounded otherwise, so they are in use
+    for a, b in zip(found, expected, strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-11 * max(1, b.abs().max().item()))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_deterministic_training_on_cuda_repeats_bit_for_bit(dtype):
+    with make_deterministic():
+        first, second = (weights_after(3, "cuda", dtype) for _ in range(2))
+    assert torch.isfinite(first).all() and torch.equal(first, second)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -276,59 +344,3 @@ def test_cuda_gives_what_the_cpu_gives(dtype):
     tolerance = 1e-2 if dtype == torch.float32 else 0.1  # TF32 may be on
     assert (logits.decoder.cpu() - expected).abs().mean() < tolerance * expected.std()
     assert all(torch.isfinite(parameter.grad).all() for parameter in network.parameters())
-
-
-@pytest.mark.parametrize("prefix", ["", "module."])
-@pytest.mark.parametrize("swapped", [False, True])
-def test_author_checkpoint_is_read(tmp_path, prefix, swapped):
-    plain, _ = pair(tmp_path / "w.pth")
-    heads = {"dc0_0": "dc0_1", "dc0_1": "dc0_0"} if swapped else {}
-    state = {prefix + heads.get(name[:5], name[:5]) + name[5:]: w.float() for name, w in plain.state_dict().items()}
-    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "w.pth")
-    network = load_author_checkpoint(tmp_path / "w.pth", width=2)
-    assert not network.training
-    image = random_image(1, 1, 16, 16, 16)
-    for a, b in zip(network.double()(image)[:2], plain.eval()(image), strict=True):
-        assert torch.allclose(a, b, rtol=0, atol=1e-11)
-
-
-def test_author_checkpoint_that_does_not_fit_is_refused(tmp_path):
-    path = tmp_path / "w.pth"
-    plain, _ = pair(path)
-    state = plain.state_dict()
-    refused(
-        lambda: load_author_checkpoint(path),
-        path,
-        "width 8",
-        "ec1.conv1.weight is (2, 1, 3, 3, 3), not (8, 1, 3, 3, 3)",
-        "more",
-    )
-    torch.save({"state_dict": {k: v for k, v in state.items() if k != "ec4.conv_se2.weight"}}, path)
-    refused(lambda: load_author_checkpoint(path, 2), path, "ec4.conv_se2.weight is missing")
-    torch.save({"state_dict": state | {"ec1.conv_se2.weight": torch.zeros(1)}}, path)
-    refused(lambda: load_author_checkpoint(path, 2), path, "ec1.conv_se2.weight is unexpected")
-    for wrong in ([1, 2], {"weights": state}, {"state_dict": {"ec1": 1}}, {"state_dict": torch.zeros(3)}):
-        torch.save(wrong, path)
-        refused(lambda: load_author_checkpoint(path, 2), path, "state_dict")
-    path.write_bytes(b"not a checkpoint")
-    refused(lambda: load_author_checkpoint(path), path, "not a PyTorch file of plain tensors")
-    refused(lambda: load_author_checkpoint(tmp_path / "none.pth"), "none.pth", "no such")
-
-
-class Touch:
-    """Unpickling one of these makes a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
-
-
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
-def test_author_checkpoint_with_code_is_refused_and_not_run(tmp_path, save):
-    victim = tmp_path / "victim"
-    save({"state_dict": {"ec1.conv1.weight": Touch(victim)}}, tmp_path / "w.pth")
-    refused(lambda: load_author_checkpoint(tmp_path / "w.pth"), tmp_path / "w.pth", "could run code")
-    assert not victim.exists()
