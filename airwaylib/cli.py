@@ -1,5 +1,6 @@
 """The command `airwaylib`, from phantoms to scores. Heavy imports wait until a command needs them."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+BAR = {"unit": "case", "disable": None, "leave": False}  # a progress bar's; none where stderr is no terminal
 
 
 @app.command()
@@ -39,17 +41,48 @@ def phantom(
 
 @app.command()
 def prepare(
-    cases: Annotated[Path, typer.Argument(help="Folder with one sub-folder a case, each with ct.* and airway.*.")],
-    out: Annotated[Path, typer.Argument(help="Folder for the training stores, CASE.zarr each.")],
+    layout: Annotated[
+        str, typer.Argument(help="How it lies on disk: bas, atm22, aiib23, exact09, aeropath, phantom or folder.")
+    ],
+    root: Annotated[Path, typer.Argument(help="Folder of the data set; data/README.md tells what must lie where.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for prepared/CASE.zarr and cases.csv.  [default: data/LAYOUT]"),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes; without it, one for each core and 6 GB of memory.")
+    ] = None,
+    split: Annotated[
+        Path | None, typer.Option(help="YAML with train, validation and test: [CASE, ...]; else the set's or ours.")
+    ] = None,
     distance_unit: Annotated[
         str, typer.Option(help="Of the distance to the centreline: mm, or voxels (the authors').")
     ] = "mm",
 ) -> None:
-    """Prepare cases for training. A store that stands already is kept."""
-    from airwaylib.prepare import prepare_folder
+    """Prepare a data set's cases for training. A store that stands already is kept; bad cases are named at the end."""
+    from tqdm import tqdm
 
-    for store in prepare_folder(cases, out, distance_unit):
-        typer.echo(store)
+    from airwaylib import study
+
+    lists = read_settings(split) if split else None
+    data = output or study.path("data/phantoms" if layout == "phantom" else f"data/{layout}")
+    from airwaylib.datasets import prepare_dataset
+
+    try:
+        report = prepare_dataset(
+            layout, root, data, jobs, lists, distance_unit, lambda done, total: tqdm(done, total=total, **BAR)
+        )
+    except InputError as error:
+        raise InputError(f"{split}: {str(error)[7:]}" if str(error).startswith("split: ") else error) from error
+    for note in report.notes:
+        typer.echo(note, err=True)
+    for case, what in report.mended.items():
+        typer.echo(f"{case}: mended ({what})", err=True)
+    typer.echo(f"{report.table}: {len(report.stores)} cases, stores in {data / 'prepared'}")
+    for fault in report.faults.values():
+        typer.echo(fault, err=True)
+    if report.faults:
+        raise InputError(f"cases left out: {', '.join(report.faults)}")
 
 
 @app.command()
@@ -59,11 +92,11 @@ def train(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of training settings.")] = None,
 ) -> None:
-    """Train one run, or go on with it where it was cut off. Writes results/STUDY/runs/RUN/."""
+    """Train a run, or every stage of a recipe, or go on where it was cut off. Writes results/STUDY/runs/RUN/."""
     import yaml
 
     from airwaylib import study
-    from airwaylib.config import TrainConfig
+    from airwaylib.stages import Recipe
 
     settings = read_settings(config) if config else {}
     for override in overrides or []:
@@ -71,11 +104,12 @@ def train(
         if not equals:
             raise InputError(f"{override!r} is not a setting: write KEY=VALUE, such as epochs=20")
         settings[key] = yaml.safe_load(value)
-    run = study.validated(TrainConfig, settings, str(config or "settings"))
-    from airwaylib.training import train as train_run  # after the settings' errors: torch takes seconds to import
+    recipe = study.validated(Recipe, settings, str(config or "settings"))
+    from airwaylib.launch import train as train_recipe  # after the settings' errors: torch takes seconds to import
 
-    summary = train_run(run)
-    typer.echo(f"{run.folder}: " + ", ".join(f"{key} {value}" for key, value in summary.items()))
+    for run, summary in zip(recipe.runs(), train_recipe(recipe), strict=True):
+        if "RANK" not in os.environ:  # of several processes, none says what the first has said
+            typer.echo(f"{run.folder}: " + ", ".join(f"{key} {value}" for key, value in summary.items()))
 
 
 @app.command()
@@ -90,35 +124,45 @@ def segment(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     series: Annotated[str | None, typer.Option(help="Series UID, where a DICOM folder holds several.")] = None,
+    dicom_seg: Annotated[
+        Path | None, typer.Option(help="The mask as a DICOM Segmentation, .dcm; the CT must be a DICOM folder.")
+    ] = None,
+    mesh: Annotated[Path | None, typer.Option(help="The mask's surface, .stl or .ply; mm, LPS.")] = None,
+    tree: Annotated[Path | None, typer.Option(help="The mask's branches, .csv, .json, .swc or .vtp.")] = None,
+    samples: Annotated[
+        int, typer.Option(min=0, help="Draws of channel dropout for a map of uncertainty, such as 8; 0: no map.")
+    ] = 0,
+    uncertainty: Annotated[
+        Path | None, typer.Option(help="That map; without it, OUT_uncertainty beside the mask OUT.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
 ) -> None:
     """Segment the airway tree of a chest CT. For research; not for clinical use."""
     from airwaylib import study
-    from airwaylib.imagefile import check_output
-    from airwaylib.volume import read_ct, write_volume
+    from airwaylib.outputs import Outputs, segment_file, uncertainty_beside
 
-    check_output(out)
-    volume = read_ct(ct, series)
-    from airwaylib.inference import segment as segment_volume  # after the input's errors: torch takes seconds to import
-    from airwaylib.networks import load_checkpoint
-
-    network, info = load_checkpoint(weights or study.DEFAULT_WEIGHTS)
-    try:
-        mask = segment_volume(volume, network, info, probability=probability, device=device)
-    except InputError as error:
-        raise InputError(f"{ct}: {error}") from error
-    write_volume(mask, out)
+    outputs = Outputs(out, dicom_seg, mesh, tree, uncertainty or (uncertainty_beside(out) if samples else None))
+    sampling = {"samples": samples, "seed": seed}
+    weights = weights or study.DEFAULT_WEIGHTS
+    mask = segment_file(ct, outputs, weights, series, **sampling, probability=probability, device=device)
     typer.echo(f"{out}: {mask.array.sum() * mask.voxel_ml:.1f} ml of airway")
+    for path in outputs.paths()[1:]:
+        typer.echo(path)
 
 
 @app.command()
 def evaluate(
     prediction: Annotated[
-        Path, typer.Argument(help="Airway mask, or a folder of them: CASE.nii.gz (.nrrd, .mha, ...).")
+        Path,
+        typer.Argument(
+            help="Airway mask, a folder of them: CASE.nii.gz (.nrrd, .mha, ...), or, alone, a training run: "
+            "results/STUDY/runs/RUN, whose test cases are segmented first."
+        ),
     ],
     reference: Annotated[
-        Path,
+        Path | None,
         typer.Argument(help="Reference mask, or a folder: CASE.nii.gz, or CASE/airway.nii.gz as phantoms have it."),
-    ],
+    ] = None,
     convention: Annotated[
         str, typer.Option(help="Whose rules: paper, atm22, atm26, aiib23 or exact09. They move the scores by points.")
     ] = "paper",
@@ -131,7 +175,7 @@ def evaluate(
     csv: Annotated[Path | None, typer.Option(help="Write a row of scores a case here.")] = None,
     latex: Annotated[Path | None, typer.Option(help="Write EXACT'09's table here (convention exact09).")] = None,
 ) -> None:
-    """Score airway masks against reference masks: tree length, branches, overlap; percent."""
+    """Score masks against references, or a run on its test cases: tree length, branches, overlap; percent."""
     from tqdm import tqdm
 
     from airwaylib.evaluation import evaluate_files
@@ -144,8 +188,18 @@ def evaluate(
         raise InputError(f"{outputs[0]}: several outputs have this name; give each its own")
     for path in outputs:
         check_writable(path)
-    bar = {"unit": "case", "disable": None, "leave": False}
-    evaluation = evaluate_files(prediction, reference, convention, branches, subset, lambda cases: tqdm(cases, **bar))
+
+    def bar(cases: list) -> tqdm:
+        return tqdm(cases, **BAR)
+
+    if reference is None:
+        from airwaylib.held_out import read_run, score_test_cases
+
+        if branches or subset:
+            raise InputError("--branches and --subset go with references: give them after the predictions")
+        evaluation = score_test_cases(read_run(prediction), convention, bar)
+    else:
+        evaluation = evaluate_files(prediction, reference, convention, branches, subset, bar)
     typer.echo(f"convention {convention}; percent\n{evaluation.as_text()}")
     if json:
         from airwaylib import study

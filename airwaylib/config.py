@@ -1,11 +1,12 @@
 """Everything that defines a training run, as one flat model: an unknown or ill-typed setting is an error."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from airwaylib import study
+from airwaylib.cases import SPLITS, split_names
 
 
 class TrainConfig(BaseModel, extra="forbid", frozen=True):
@@ -13,12 +14,12 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
 
     study: str = Field("quick", description="results go to results/<study>/")
     run: str = Field("both_general_union", description="name of the run, a folder under results/<study>/runs/")
-    data: str = Field("data/phantoms", description="folder with raw/CASE/ (ct, airway) and prepared/CASE.zarr")
+    data: str = Field("data/phantoms", description="folder of airwaylib prepare: prepared/CASE.zarr, cases.csv")
     train_cases: list[str] = Field(["mini_0000"], min_length=1, description="names of the training cases")
     validation_cases: list[str] = Field([], description="names of the cases scored during training")
     test_cases: list[str] = Field([], description="names of the held-out cases, segmented and scored at the end")
 
-    network: str = Field("wingsnet", description="network by name")
+    network: str = Field("wingsnet", description="network by name, see networks.NETWORKS")
     width: int = Field(8, ge=1, description="channels of the network's first block")
     supervision: Literal["both", "decoder", "deep", "final"] = Field("both", description="which outputs are supervised")
     loss: str = Field("general_union", description="loss by name")
@@ -35,6 +36,14 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
     crop: int = Field(128, ge=16, multiple_of=8, description="side of a training crop in voxels")
     crops_per_case: int = Field(16, ge=1, description="crops a case per epoch")
     batch_size: int = Field(1, ge=1, description="crops a step")
+    sampling: Literal["uniform", "small_airway", "centreline", "hard_skeleton"] = Field(
+        "centreline",
+        description="where crops lie: anywhere; about small airways; half of these and half about centrelines; half of "
+        "these and half about what an earlier run missed (the paper's)",
+    )
+    missed_by: str | None = Field(
+        None, description="run of this study whose missed centreline voxels hard_skeleton sampling draws"
+    )
     large_airways: float = Field(
         0.0,
         ge=0,
@@ -68,13 +77,30 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
     )
     snapshots: list[int] = Field([], description="epochs after which the weights are kept; 0: before training")
     validate_every: int = Field(5, ge=1, description="epochs between validations; the last epoch is always validated")
+    patience: int | None = Field(
+        None, ge=1, description="validations without a new best score that end the training; null: none do"
+    )
+    test_with: Literal["last", "best"] = Field(
+        "last", description="checkpoint for the test cases: the last, or the one that validated best"
+    )
 
     seed: int = Field(0, ge=0, description="of weights, crops and channel dropout")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="cuda where there is one, else cpu")
     precision: Literal["auto", "32-true", "bf16-mixed"] = Field(
         "auto", description="bf16 autocast where the device is fast at it"
     )
+    devices: int = Field(
+        1, ge=1, description="devices that share each step, batch_size crops on each; on a CPU, processes"
+    )
     workers: int = Field(0, ge=0, description="processes that draw crops; 0 draws them in the training process")
+    memory: float | None = Field(
+        None,
+        ge=0,
+        description="GB of cases held decoded where crops are cut; null: 1, or half of a GPU's free memory",
+    )
+    deterministic: bool = Field(
+        False, description="the same numbers in each run on a GPU, too, at some cost in speed; a CPU's always are"
+    )
 
     @field_validator("study", "run")
     @classmethod
@@ -89,6 +115,26 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
         """results/<study>/runs/<run>."""
         return study.run_folder(self.study, self.run)
 
+    @model_validator(mode="before")
+    @classmethod
+    def cases_of_the_data(cls, values: Any) -> Any:
+        """Cases not given come from the column `split` of DATA/cases.csv, if train_cases are not given and it is there.
+
+        What the settings name themselves for one purpose serves no other. null is as good as not given.
+        """
+        if isinstance(values, dict):
+            values = {name: value for name, value in values.items() if value is not None or not name.endswith("_cases")}
+        data = values.get("data", cls.model_fields["data"].default) if isinstance(values, dict) else None
+        if not isinstance(data, str) or "train_cases" in values or not (names := split_names(study.path(data))):
+            return values
+        wanted = [f"{split}_cases" for split in SPLITS if f"{split}_cases" not in values]
+        named = [values.get(f"{split}_cases") for split in SPLITS]
+        given = [name for names_of in named if isinstance(names_of, list) for name in names_of]
+        listed = {f"{split}_cases": [name for name in names[split] if name not in given] for split in SPLITS}
+        if not listed["train_cases"]:
+            raise ValueError(f"{data}/cases.csv has no case to train on; give train_cases, or prepare it with --split")
+        return values | {name: listed[name] for name in wanted}
+
     @model_validator(mode="after")
     def cases_apart(self) -> "TrainConfig":
         """No case may serve twice: a score on a training case says nothing."""
@@ -98,14 +144,24 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
             raise ValueError(f"cases named twice among train, validation and test: {', '.join(twice)}")
         return self
 
+    @model_validator(mode="after")
+    def settings_that_need_each_other(self) -> "TrainConfig":
+        """Refuse settings that would do nothing without another."""
+        if (self.sampling == "hard_skeleton") != (self.missed_by is not None):
+            raise ValueError("sampling hard_skeleton and missed_by need each other: name the run that misses")
+        if not self.validation_cases and (self.patience is not None or self.test_with == "best"):
+            raise ValueError("patience and test_with best need validation_cases to tell which epoch is best")
+        return self
+
+    @property
+    def checkpoint(self) -> Path:
+        """The run's checkpoint that the test cases are segmented with."""
+        return self.folder / {"last": "checkpoint.safetensors", "best": "best.safetensors"}[self.test_with]
+
     @property
     def cases(self) -> list[str]:
         """All cases: training, validation and test."""
         return [*self.train_cases, *self.validation_cases, *self.test_cases]
-
-    def raw(self, case: str) -> Path:
-        """Folder of a case's CT and label."""
-        return study.path(self.data) / "raw" / case
 
     def prepared(self, case: str) -> Path:
         """The case's training store."""

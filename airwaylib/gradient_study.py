@@ -27,9 +27,9 @@ from airwaylib.loss_table import LOSSES, WEIGHTED, loss_by_name
 from airwaylib.losses import general_union_weight
 from airwaylib.metrics import DETECTED, largest_component
 from airwaylib.networks import load_checkpoint
-from airwaylib.patches import Store
 from airwaylib.prepare import prepare_phantoms
 from airwaylib.probe import loss_state
+from airwaylib.store import Store
 from airwaylib.training import snapshot_path, train
 from airwaylib.tree import parse_tree
 

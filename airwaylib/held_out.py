@@ -1,33 +1,87 @@
 """A trained run on its held-out cases: CT in, mask out, scores."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pandas as pd
 
 from airwaylib import study
+from airwaylib.cases import find_case, read_case
 from airwaylib.config import TrainConfig
-from airwaylib.evaluation import score_case, true_tree
+from airwaylib.errors import InputError
+from airwaylib.evaluation import Evaluation, score_case, true_tree
 from airwaylib.inference import segment
 from airwaylib.networks import load_checkpoint
-from airwaylib.prepare import one_file
-from airwaylib.volume import read_ct, read_mask, write_volume
+from airwaylib.reference import convention_by_name
+from airwaylib.volume import Volume, read_mask, write_volume
 
 
-def score_test_cases(config: TrainConfig) -> pd.DataFrame:
-    """Segment every test case's CT with the run's checkpoint and score it (percent, convention `paper`).
+def read_run(folder: str | Path) -> TrainConfig:
+    """The configuration of the run in `folder`, results/STUDY/runs/RUN.
 
-    Writes the masks to the run's predictions/, scores_by_diameter.csv and, last, scores.csv: one row a case, also
-    returned. Of a phantom, its own tree decides about branches by diameter; see `evaluation`.
+    Raises
+    ------
+    InputError
+        No run there, or one that has not been trained to its end.
     """
-    network, info = load_checkpoint(config.folder / "checkpoint.safetensors")
-    rows, by_diameter = [], []
-    for case in config.test_cases:
-        ct = read_ct(one_file(config.raw(case), "ct"))
-        label = one_file(config.raw(case), "airway")
-        prediction = segment(ct, network, info, device=config.device)
-        write_volume(prediction, config.folder / "predictions" / f"{case}.nii.gz")
-        scores, groups = score_case(prediction, read_mask(label, ct), truth=true_tree(label))
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder}: no training run (no config.json); give results/STUDY/runs/RUN")
+    if not (folder / "summary.json").is_file():
+        raise InputError(f"{folder}: the run is not finished; go on with it by airwaylib train and its settings")
+    return study.validated(TrainConfig, study.read_json(folder / "config.json"), f"{folder / 'config.json'}")
+
+
+def score_test_cases(
+    config: TrainConfig, convention: str = "paper", progress: Callable[[Any], Any] = iter
+) -> Evaluation:
+    """Segment every test case's CT with the run's checkpoint and score it (percent).
+
+    Writes the masks to the run's predictions/, scores_by_diameter.csv and, last, scores.csv: one row a case. A mask
+    younger than the checkpoint is kept, so that a call that was cut off goes on. Of a phantom, its own tree decides
+    about branches by diameter; see `evaluation`. A case that fails is noted in the evaluation's `faults`. progress:
+    wraps the iteration over the cases, such as `tqdm`.
+
+    Raises
+    ------
+    InputError
+        No test cases, no checkpoint, or no case that can be scored.
+    """
+    if not config.test_cases:
+        raise InputError(f"{config.folder}: the run has no test_cases to score; name masks and references instead")
+    convention_by_name(convention)  # an unknown one is an error before anything is segmented
+    evaluation, rows = Evaluation(convention), []
+    for case in progress(config.test_cases):
+        try:
+            files = find_case(study.path(config.data), case)
+            ct, label, _ = read_case(files)
+            prediction = mask_of(config, case, ct)
+            scores, groups = score_case(prediction, label, convention, truth=true_tree(files.airway))
+        except InputError as error:
+            evaluation.faults[case] = str(error)
+            continue
         rows.append({"case": case, **scores})
-        by_diameter.append(groups["by_diameter"].assign(case=case))
-    scores = pd.DataFrame(rows)
-    study.write_csv(config.folder / "scores_by_diameter.csv", pd.concat([pd.DataFrame(), *by_diameter]))
-    study.write_csv(config.folder / "scores.csv", scores)
-    return scores
+        evaluation.groups[case] = groups
+        if not prediction.array.any():
+            evaluation.empty.append(case)
+    if not rows:
+        raise InputError("; ".join(f"{case}: {why}" for case, why in evaluation.faults.items()))
+    evaluation.scores = pd.DataFrame(rows)
+    by_diameter = [groups["by_diameter"].assign(case=case) for case, groups in evaluation.groups.items()]
+    study.write_csv(config.folder / "scores_by_diameter.csv", pd.concat(by_diameter))
+    study.write_csv(config.folder / "scores.csv", evaluation.scores)
+    return evaluation
+
+
+def mask_of(config: TrainConfig, case: str, ct: Volume) -> Volume:
+    """The run's mask of a case: the one in predictions/ if it is younger than the checkpoint, or a new one."""
+    path = config.folder / "predictions" / f"{case}.nii.gz"
+    if path.exists() and path.stat().st_mtime_ns > config.checkpoint.stat().st_mtime_ns:
+        kept = read_mask(path, may_be_empty=True)
+        if kept.same_grid(ct):
+            return kept
+    network, info = load_checkpoint(config.checkpoint)
+    mask = segment(ct, network, info, device=config.device)
+    write_volume(mask, path)
+    return mask

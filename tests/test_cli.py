@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from tiny_cases import tiny_case
 
 from airwaylib.networks import CheckpointInfo, build_network, save_checkpoint
 from airwaylib.volume import Volume, read_mask, read_volume, write_volume
@@ -67,9 +68,10 @@ def test_phantom_makes_the_case_and_keeps_it(case):
 
 def test_prepare_then_train_then_segment(case, tmp_path):
     """From files on disk to a mask on the CT's grid by three commands."""
-    done = airwaylib("prepare", case.parent, tmp_path / "data/prepared")
+    done = airwaylib("prepare", "phantom", case.parent, home=tmp_path)
     assert done.returncode == 0, done.stderr
-    settings = {"run": "r", "data": "data", "train_cases": ["mini_0003"], "crop": 32, "crops_per_case": 2, "epochs": 9}
+    assert done.stdout.startswith(f"{tmp_path}/data/phantoms/cases.csv: 1 cases, stores in ")
+    settings = {"run": "r", "crop": 32, "crops_per_case": 2, "epochs": 9}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings | {"spacing": 1.0}))
     done = airwaylib("train", "--config", tmp_path / "run.yaml", "epochs=1", "width=1", home=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -112,6 +114,33 @@ def test_segment_refuses_bad_options(case, weights, tmp_path):
     assert "ct.nii.gz" in fails("segment", ct, "-o", ct / "inside.nii.gz", "--weights", weights)
 
 
+def test_segment_writes_all_that_is_asked_for(case, weights, tmp_path):
+    out, names = tmp_path / "out", {"--mesh": "a.stl", "--tree": "a.swc"}
+    options = [word for option, name in names.items() for word in (option, out / name)]
+    low = ("--weights", weights, "--probability", 0.05, "--samples", 2)  # untrained: nearly all voxels are airway
+    done = airwaylib("segment", case / "ct.nii.gz", "-o", out / "a.nii.gz", *low, *options)
+    assert done.returncode == 0, done.stderr
+    written = {"a.nii.gz", "a.stl", "a.swc", "a_uncertainty.nii.gz"}
+    assert {path.name for path in out.iterdir()} == written
+    assert {line.split(":")[0].split("/")[-1] for line in done.stdout.splitlines()} == written
+    ct, spread = read_volume(case / "ct.nii.gz"), read_volume(out / "a_uncertainty.nii.gz")
+    assert spread.same_grid(ct) and 0 < spread.array.max() < 0.8
+
+
+def test_segment_checks_its_outputs_first(case, weights, tmp_path):
+    ct, out = case / "ct.nii.gz", ("-o", tmp_path / "a.nii.gz", "--weights", weights)
+    assert "ct.nii.gz: a file; a DICOM" in fails("segment", ct, *out, "--dicom-seg", tmp_path / "a.dcm")
+    assert "choose .stl or .ply" in fails("segment", ct, *out, "--mesh", tmp_path / "a.vtk")
+    assert "a name of its own" in fails("segment", ct, *out, "--uncertainty", tmp_path / "a.nii.gz", "--samples", 2)
+    assert "such as --samples 8" in fails("segment", ct, *out, "--uncertainty", tmp_path / "b.nii.gz")
+    final = tmp_path / "final.safetensors"
+    info = CheckpointInfo("wingsnet", {"width": 1, "supervision": "final"}, 32, 1.0)
+    save_checkpoint(final, build_network(info.network, **info.parameters), info)
+    message = fails("segment", ct, "-o", tmp_path / "a.nii.gz", "--weights", final, "--samples", 2)
+    assert "final.safetensors: no uncertainty from this WingsNet" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["final.safetensors"]
+
+
 def test_train_refuses_bad_settings(tmp_path):
     assert "widht" in fails("train", "widht=4", home=tmp_path)
     assert "epochs" in fails("train", "epochs=many", home=tmp_path)
@@ -124,10 +153,44 @@ def test_train_refuses_bad_settings(tmp_path):
 
 
 def test_prepare_and_phantom_refuse_bad_input(tmp_path):
-    assert "nowhere" in fails("prepare", tmp_path / "nowhere", tmp_path / "out")
+    assert "nowhere: no such folder" in fails("prepare", "folder", tmp_path / "nowhere", "-o", tmp_path / "out")
+    assert "'atm' is unknown: choose one of bas" in fails("prepare", "atm", tmp_path, "-o", tmp_path / "out")
+    assert "no cases of layout atm22" in fails("prepare", "atm22", tmp_path, "-o", tmp_path / "out")
+    assert "s.yaml: cannot be read" in fails("prepare", "atm22", tmp_path, "--split", tmp_path / "s.yaml")
     assert "huge" in fails("phantom", tmp_path, "--size", "huge")
     (tmp_path / "file").write_text("in the way")
     assert "file" in fails("phantom", tmp_path / "file")
+
+
+def test_prepare_a_folder_with_good_mended_and_bad_cases(tmp_path):
+    """What is good is done, the rest is named at the end, and a second call goes on from there."""
+    ct, airway = tiny_case()
+    for name in ("a", "b", "c", "d"):
+        write_volume(ct, tmp_path / f"set/images/{name}_0000.nii.gz")
+        write_volume(airway, tmp_path / f"set/labels/{name}.nii.gz")
+    write_volume(Volume(airway.array.transpose(2, 1, 0)), tmp_path / "set/labels/b.nii.gz")
+    (tmp_path / "set/images/c_0000.nii.gz").write_bytes(b"no image")
+    (tmp_path / "split.yaml").write_text("train: [a, b]\nvalidation: [c]\ntest: [d]\n")
+    arguments = ("prepare", "folder", tmp_path / "set", "-o", tmp_path / "out", "--split", tmp_path / "split.yaml")
+    done = airwaylib(*arguments)
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert lines[0] == "b: mended (label stored z as x: transposed)"
+    assert lines[1].startswith("c: ") and "c_0000.nii.gz: damaged, or not a NIfTI-1 file" in lines[1]
+    assert lines[2:] == ["airwaylib: cases left out: c"]
+    assert done.stdout == f"{tmp_path}/out/cases.csv: 3 cases, stores in {tmp_path}/out/prepared\n"
+    write_volume(ct, tmp_path / "set/images/c_0000.nii.gz")
+    done = airwaylib(*arguments, "--jobs", 1)
+    assert done.returncode == 0, done.stderr
+    rows = (tmp_path / "out/cases.csv").read_text().splitlines()
+    assert [row.split(",")[:2] for row in rows[1:]] == [
+        ["a", "train"],
+        ["b", "train"],
+        ["c", "validation"],
+        ["d", "test"],
+    ]
+    (tmp_path / "split.yaml").write_text("train: [a]\nvalid: [c]\n")
+    assert "split.yaml: unknown key valid" in fails(*arguments)
 
 
 def test_module_and_script_are_the_same_command():

@@ -14,7 +14,7 @@ def config(**changes):
 def test_paths_start_at_the_projects_root():
     assert config(study="s", run="r").folder == study.HOME / "results/s/runs/r"
     assert config(data="d").prepared("mini_0000") == study.HOME / "d/prepared/mini_0000.zarr"
-    assert config(data="/elsewhere").raw("mini_0000").as_posix() == "/elsewhere/raw/mini_0000"
+    assert config(data="/elsewhere").prepared("mini_0000").as_posix() == "/elsewhere/prepared/mini_0000.zarr"
     assert config().cases == ["mini_0000", "mini_0001"]
 
 
@@ -31,6 +31,33 @@ def test_paths_start_at_the_projects_root():
 def test_values_out_of_range_are_refused(change, message):
     with pytest.raises(ValidationError, match=message):
         config(**change)
+
+
+def listed(folder, **splits):
+    """A cases.csv of the given splits."""
+    rows = [f"{case},{split},x,y," for split, cases in splits.items() for case in cases]
+    (folder / "cases.csv").write_text("\n".join(["case,split,ct,airway,mended", *rows]) + "\n")
+    return str(folder)
+
+
+def test_cases_not_given_are_those_of_the_table(tmp_path):
+    data = listed(tmp_path, train=["a", "1"], validation=["c"], test=["d"])
+    found = TrainConfig(data=data)
+    assert (found.train_cases, found.validation_cases, found.test_cases) == (["a", "1"], ["c"], ["d"])
+    chosen = TrainConfig(data=data, test_cases=["a"])
+    assert (chosen.train_cases, chosen.validation_cases, chosen.test_cases) == (["1"], ["c"], ["a"])
+    given = TrainConfig(data=data, train_cases=["x"])  # the table is not looked at
+    assert (given.train_cases, given.validation_cases, given.test_cases) == (["x"], [], [])
+    assert TrainConfig(data=str(tmp_path / "elsewhere")).train_cases == ["mini_0000"]
+
+
+def test_a_table_that_does_not_serve_is_refused(tmp_path):
+    with pytest.raises(ValidationError, match="has no case to train on; give train_cases, or prepare it with --split"):
+        TrainConfig(data=listed(tmp_path, test=["a"]))
+    with pytest.raises(ValidationError, match="test_cases"):
+        TrainConfig(data=listed(tmp_path, train=["a"]), test_cases=5)
+    with pytest.raises(ValidationError, match="unknown split"):
+        TrainConfig(data=listed(tmp_path, training=["a"]))
 
 
 def test_defaults_are_the_papers_recipe():

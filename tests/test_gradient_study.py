@@ -9,7 +9,7 @@ from airwaylib.errors import InputError
 from airwaylib.gradient_maps import GradientMaps, maps_folder
 from airwaylib.gradient_study import GradientParameters, View, busiest_cube, probes, ratios_of_losses, run_study
 from airwaylib.loss_table import LOSSES
-from airwaylib.patches import Store
+from airwaylib.store import Store
 from airwaylib.wingsnet import BLOCKS
 
 TINY = {

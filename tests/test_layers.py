@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from airwaylib import layers
-from airwaylib.layers import Convolution, GatedNorm, gated_norm_
+from airwaylib.layers import Convolution, GatedNorm, MaxPool, gated_norm_, interpolate_by_products
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last_3d}
 
@@ -125,3 +125,108 @@ def test_convolution_of_a_small_single_volume_is_made_of_two_halves(monkeypatch)
     for batch, size in ((1, 8), (2, 8), (1, 102)):  # 2 * 102 * 102 = 20808 channels and slices are no longer small
         layer(torch.zeros(batch, 2, size, size, 4))
     assert batches == [2, 2, 1]
+
+
+def trilinear(maps, size, align_corners=True):
+    return F.interpolate(maps, size=size, mode="trilinear", align_corners=align_corners)
+
+
+def assert_same_values_and_gradients(ours, plain, maps, tolerance):
+    got, expected = ours(maps), plain(maps)
+    assert got.shape == expected.shape and got.dtype == expected.dtype
+    assert (got - expected).abs().max().item() <= tolerance
+    above = torch.randn_like(expected)
+    gradient, wanted = (torch.autograd.grad(output, maps, above)[0] for output in (got, expected))
+    # A gradient is a sum of up to 8^3 = 512 terms here, so it is rounded more often than a value.
+    assert (gradient - wanted).abs().max().item() <= 2 * tolerance * max(1, wanted.abs().max().item())
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [((2, 3, 4, 5, 6), (8, 10, 12)), ((1, 1, 2, 3, 4), (16, 24, 32)), ((2, 2, 3, 3, 3), (7, 3, 4))],
+)
+def test_products_interpolate_as_pytorch_does(shape, size, dtype, tolerance, memory_format, align_corners):
+    torch.manual_seed(0)
+    maps = torch.randn(shape, dtype=dtype).to(memory_format=memory_format).requires_grad_()
+    assert_same_values_and_gradients(
+        lambda x: interpolate_by_products(x, size, align_corners),
+        lambda x: trilinear(x, size, align_corners),
+        maps,
+        tolerance,
+    )
+
+
+def test_products_keep_the_memory_format(memory_format):
+    maps = torch.randn(1, 3, 4, 4, 4).to(memory_format=memory_format)
+    assert interpolate_by_products(maps, (8, 8, 8)).is_contiguous(memory_format=memory_format)
+
+
+def test_interpolation_by_hand():
+    # Corner on corner, 2 values to 3: the middle one is their mean. 0, 8 along z; 0, 4 along y; 0, 2 along x.
+    maps = torch.tensor([0.0, 2, 4, 6, 8, 10, 12, 14]).view(1, 1, 2, 2, 2)
+    (out,) = interpolate_by_products(maps, (3, 3, 3))[0]
+    assert out[0, 0].tolist() == [0, 1, 2] and out[1, 1].tolist() == [6, 7, 8] and out[2, 2].tolist() == [12, 13, 14]
+
+
+@pytest.mark.parametrize("size", [(4, 4, 4), (5, 4, 7), (2, 3, 9)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_pooling_is_pytorchs_bit_for_bit(size, dtype, memory_format):
+    torch.manual_seed(0)
+    maps = torch.randn(2, 3, *size, dtype=dtype).to(memory_format=memory_format).requires_grad_()
+    assert_same_values_and_gradients(MaxPool.apply, lambda x: F.max_pool3d(x, 2), maps, 0)
+
+
+def test_of_equal_voxels_the_first_takes_the_gradient(memory_format):
+    torch.manual_seed(0)
+    maps = torch.randint(3, (2, 3, 6, 6, 6)).float().to(memory_format=memory_format).requires_grad_()
+    assert_same_values_and_gradients(MaxPool.apply, lambda x: F.max_pool3d(x, 2), maps, 0)
+    level = torch.ones(1, 1, 2, 2, 2, requires_grad=True)
+    MaxPool.apply(level).backward(torch.full((1, 1, 1, 1, 1), 5.0))
+    assert level.grad.flatten().tolist() == [5] + [0] * 7
+
+
+def test_deterministic_forms_have_the_gradients_of_their_finite_differences(memory_format):
+    torch.manual_seed(0)
+    maps = torch.randn(1, 2, 3, 2, 4, dtype=torch.float64).to(memory_format=memory_format).requires_grad_()
+    assert torch.autograd.gradcheck(MaxPool.apply, maps)
+    assert torch.autograd.gradcheck(lambda x: interpolate_by_products(x, (5, 4, 6)), maps)
+
+
+def test_deterministic_forms_of_halves_under_autocast(memory_format):
+    torch.manual_seed(0)
+    maps = torch.randn(1, 3, 4, 4, 4).to(torch.bfloat16, memory_format=memory_format).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = interpolate_by_products(maps, (8, 8, 8))
+        out.float().sum().backward()
+        assert torch.equal(MaxPool.apply(maps), F.max_pool3d(maps, 2))
+    exact = trilinear(maps.detach().float(), (8, 8, 8))
+    assert out.dtype == maps.grad.dtype == torch.bfloat16
+    assert torch.allclose(out.float(), exact, rtol=2**-8, atol=1e-6)  # rounded once, at the end
+
+
+def test_matrices_made_in_inference_mode_serve_training():
+    layers._interpolation.cache_clear()
+    maps = torch.randn(1, 1, 5, 5, 5)
+    with torch.inference_mode():
+        expected = interpolate_by_products(maps, (9, 9, 9))
+    out = interpolate_by_products(maps.requires_grad_(), (9, 9, 9))
+    out.sum().backward()
+    assert torch.equal(out, expected) and maps.grad.sum().item() == pytest.approx(9**3, rel=1e-5)
+
+
+def test_the_flag_chooses_the_form(monkeypatch):
+    maps = torch.randn(1, 2, 4, 4, 4, requires_grad=True)
+
+    def forms():
+        outputs = layers.max_pool(maps), layers.upsample(maps, (8, 8, 8))
+        return [output.grad_fn.name() for output in outputs]
+
+    assert forms() == ["MaxPool3DWithIndicesBackward0", "UpsampleTrilinear3DBackward0"]
+    torch.use_deterministic_algorithms(True)
+    try:
+        pooled, upsampled = forms()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert pooled == "MaxPoolBackward" and "Upsample" not in upsampled

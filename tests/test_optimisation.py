@@ -1,12 +1,13 @@
-"""Device, optimiser and schedule are what the configuration says."""
+"""Optimiser and schedule are what the configuration says."""
+
+import os
 
 import pytest
 import torch
 from torch import nn
 
 from airwaylib.config import TrainConfig
-from airwaylib.errors import InputError
-from airwaylib.optimisation import learning_rate_at, make_fabric, make_optimizer
+from airwaylib.optimisation import learning_rate_at, make_deterministic, make_optimizer
 
 
 def test_learning_rate_schedules():
@@ -27,13 +28,46 @@ def test_optimiser_is_the_one_asked_for(name, kind):
     assert optimizer.param_groups[0].get("momentum", 0.9) == 0.9
 
 
-def test_auto_is_full_precision_on_a_cpu():
-    fabric = make_fabric(TrainConfig(device="cpu"))
-    assert fabric.device.type == "cpu"
-    assert fabric._precision.precision == "32-true"
+def determinism():
+    """All that `make_deterministic` sets."""
+    return {
+        "algorithms": torch.are_deterministic_algorithms_enabled(),
+        "warn": torch.is_deterministic_algorithms_warn_only_enabled(),
+        "cudnn": (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark),
+        "fill": torch.utils.deterministic.fill_uninitialized_memory,
+        "cublas": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+    }
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_cuda_without_a_device_is_a_clear_error():
-    with pytest.raises(InputError, match="no CUDA device"):
-        make_fabric(TrainConfig(device="cuda"))
+INSIDE = {"algorithms": True, "warn": False, "cudnn": (True, False), "fill": False, "cublas": ":4096:8"}
+
+
+@pytest.mark.parametrize("workspace", [None, ":0:0"])
+def test_deterministic_algorithms_within_and_everything_as_before_afterwards(monkeypatch, workspace):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    if workspace is not None:
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", workspace)
+    before = determinism()
+    assert before["algorithms"] is False and before["cublas"] == workspace
+    with make_deterministic(enabled=False):
+        assert determinism() == before
+    with make_deterministic():
+        assert determinism() == INSIDE
+        with make_deterministic():
+            assert determinism() == INSIDE
+        assert determinism() == INSIDE  # the inner one undoes what it did, no more
+    assert determinism() == before
+
+
+def test_an_error_within_leaves_everything_as_before(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        before = determinism()
+        with pytest.raises(ZeroDivisionError), make_deterministic():
+            assert determinism() == INSIDE | {"cublas": ":16:8"}  # deterministic as well
+            raise ZeroDivisionError
+        assert determinism() == before and before["warn"]
+    finally:
+        torch.use_deterministic_algorithms(False)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
 import torch
 
 from airwaylib import study, training
@@ -17,7 +19,9 @@ from airwaylib.config import TrainConfig
 from airwaylib.errors import InputError
 from airwaylib.networks import load_checkpoint
 from airwaylib.prepare import prepare_phantoms
+from airwaylib.samplers import SAMPLING
 from airwaylib.training import Run, snapshot_path, train
+from airwaylib.validation import VALIDATED
 
 TINY = {
     "run": "tiny",
@@ -262,11 +266,88 @@ def test_general_union_loss_gets_its_weight_with_the_loss_own_alpha(config, monk
     assert seen == [{}, {"alpha": 0.2}]
 
 
-def test_not_a_number_stops_the_run(config, monkeypatch):
+def test_not_a_number_stops_the_run_and_keeps_the_batch(config, monkeypatch):
     run = Run(config())
+    batch = next(iter(run.loader))
     monkeypatch.setattr(run, "losses", lambda batch: (torch.tensor(np.nan), torch.tensor(0.0)))
-    with pytest.raises(InputError, match="loss is nan in epoch 1"):
+    with pytest.raises(InputError, match=r"the loss is nan in step 1 of epoch 1; its crops are in .*bad_batch"):
         run.train_epoch()
+    kept = safetensors.torch.load_file(config().folder / "bad_batch.safetensors")
+    assert kept.keys() == batch.keys()
+    assert all(torch.equal(kept[name], batch[name]) for name in batch)
+
+
+def test_best_checkpoint_is_that_of_the_epoch_that_validated_best(config, monkeypatch):
+    scores = iter([40, 90, 60])
+    monkeypatch.setattr(training, "validate", lambda *_: dict.fromkeys(VALIDATED, next(scores)))
+    settings = {"epochs": 3, "validate_every": 1, "validation_cases": ["mini_0001"], "snapshots": [1, 2, 3]}
+    summary = train(config(**settings))
+    assert (summary["best_epoch"], summary["best_score"], summary["epoch"]) == (2, 90, 3)
+    folder = config().folder
+    weights = {name: (folder / name).read_bytes() for name in ("best.safetensors", "checkpoint.safetensors")}
+    assert weights["best.safetensors"] == snapshot_path(config(), 2).read_bytes()
+    assert weights["checkpoint.safetensors"] == snapshot_path(config(), 3).read_bytes()
+    assert config(**settings).checkpoint.name == "checkpoint.safetensors"
+    assert config(test_with="best", **settings).checkpoint == folder / "best.safetensors"
+
+
+def test_training_stops_when_validation_gets_no_better(config, monkeypatch, capsys):
+    scores = iter([40, 90, 60, 90, 95])
+    monkeypatch.setattr(training, "validate", lambda *_: dict.fromkeys(VALIDATED, next(scores)))
+    settings = {"epochs": 9, "validate_every": 1, "validation_cases": ["mini_0001"], "crops_per_case": 2}
+    assert train(config(patience=2, **settings))["epoch"] == 4  # two without a better one than the second
+    assert "stopped: 2 validations without a better score" in capsys.readouterr().out
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(config, tmp_path):
+    """Files may grow to 16 kB from the second epoch on: the run stops with one line, and goes on with more room."""
+    program = (
+        "import sys, json, pathlib, resource; from airwaylib import config, study, training;"
+        "study.HOME = pathlib.Path(sys.argv[1]);"
+        "save = training.Run.save;"
+        "limit = lambda run: run.progress.epoch > 1 and resource.setrlimit(resource.RLIMIT_FSIZE, (16384, 16384));"
+        "training.Run.save = lambda run: (limit(run), save(run));"
+        "training.train(config.TrainConfig(**json.loads(sys.argv[2])))"
+    )
+    whole, cut = config(run="whole", epochs=3, crops_per_case=2), config(run="cut", epochs=3, crops_per_case=2)
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    arguments = [sys.executable, "-c", program, str(tmp_path), json.dumps(cut.model_dump())]
+    done = subprocess.run(arguments, capture_output=True, text=True, env=environment)
+    assert done.returncode == 1
+    assert re.search(r"InputError: .*checkpoint\.safetensors: cannot be written", done.stderr)
+    assert len(pd.read_csv(cut.folder / "metrics.csv")) == 1
+    load_checkpoint(cut.folder / "checkpoint.safetensors")
+    assert not list(cut.folder.rglob(".tmp*"))
+    train(cut)
+    train(whole)
+    assert (cut.folder / "metrics.csv").read_bytes() == (whole.folder / "metrics.csv").read_bytes()
+
+
+def test_hard_skeleton_crops_hold_what_an_earlier_run_missed(config):
+    train(config(run="first", loss="dice", epochs=1))
+    run = Run(config(run="second", sampling="hard_skeleton", missed_by="first", epochs=1))
+    (store,) = run.crops.stores
+    assert (config(run="first").folder / "missed" / "mini_0000.npz").exists()
+    assert 0 < len(store.missed_points) <= len(store.centreline_points)
+    assert run.crops.samplers == SAMPLING["hard_skeleton"]
+    assert train(run.config)["epoch"] == 1
+
+
+def test_cases_are_held_in_memory_as_the_configuration_says(config):
+    held = [isinstance(Run(config(memory=memory)).crops.stores[0].image, torch.Tensor) for memory in (None, 0, 0.5)]
+    assert held == [True, False, True]
+
+
+def test_deterministic_mode_is_on_in_training_only(config, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        training, "train_to_the_end", lambda run: seen.append(torch.are_deterministic_algorithms_enabled())
+    )
+    monkeypatch.setattr(training, "finish", lambda run: study.write_json(run.config.folder / "summary.json", {}))
+    for deterministic in (True, False):
+        train(config(run=str(deterministic), deterministic=deterministic))
+        assert not torch.are_deterministic_algorithms_enabled()
+    assert seen == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -277,17 +358,13 @@ def test_not_a_number_stops_the_run(config, monkeypatch):
         ({"loss": "dice", "alpha": 0.2}, "alpha"),
         ({"train_cases": ["mini_0404"]}, r"mini_0404\.zarr"),
         ({"crop": 128}, "mini_0000"),
+        ({"sampling": "hard_skeleton", "missed_by": "none"}, r"none.checkpoint\.safetensors: no such checkpoint"),
+        ({"devices": 2}, "1 processes are running"),
     ],
 )
 def test_bad_configurations_say_what_is_wrong(config, change, message):
     with pytest.raises(InputError, match=message):
         train(config(**change))
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_cuda_without_a_device_is_a_clear_error(config):
-    with pytest.raises(InputError, match="no CUDA device"):
-        train(config(device="cuda"))
 
 
 def test_results_folder_that_cannot_be_written(config, monkeypatch, tmp_path):

@@ -1,0 +1,74 @@
+"""Starts a recipe's training: in this process, or in one process a device by torchrun.
+
+On several machines, start torchrun yourself, on each of them:
+`torchrun --nnodes N --nproc-per-node DEVICES --rdzv-backend c10d --rdzv-endpoint HOST:PORT -m airwaylib train ...`.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from airwaylib import study
+from airwaylib.devices import world_size
+from airwaylib.errors import InputError
+from airwaylib.stages import Recipe
+from airwaylib.training import train as train_run
+
+
+def train(recipe: Recipe) -> list[dict[str, Any]]:
+    """Train every stage of `recipe` on its `devices`, or finish them; returns the summary of each stage.
+
+    Under torchrun, `devices` is the number of processes that it started.
+
+    Raises
+    ------
+    InputError
+        As `training.train`; fewer devices than asked for; or training failed in the processes started here.
+    """
+    if "WORLD_SIZE" in os.environ:
+        return train_stages(recipe.model_copy(update={"devices": world_size()}))
+    if recipe.devices == 1:
+        return train_stages(recipe)
+    cuda = recipe.device != "cpu" and torch.cuda.is_available()
+    if cuda and recipe.devices > torch.cuda.device_count():
+        raise InputError(f"devices {recipe.devices}: only {torch.cuda.device_count()} CUDA devices are visible")
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Path(folder) / "recipe.yaml"
+        study.write_json(settings, recipe.model_dump())  # JSON is YAML
+        run_processes(recipe.devices, ["-m", "airwaylib", "train", "--config", str(settings)])
+    return [study.read_json(run.folder / "summary.json") for run in recipe.runs()]
+
+
+def train_stages(recipe: Recipe) -> list[dict[str, Any]]:
+    """Train each stage that is not finished yet in this process, in their order; the summary of each."""
+    runs, summaries = recipe.runs(), []
+    for number, run in enumerate(runs, 1):
+        if len(runs) > 1 and os.environ.get("RANK", "0") == "0":
+            print(f"stage {number} of {len(runs)}: {run.run}", flush=True)
+        summaries.append(train_run(run))
+    return summaries
+
+
+def run_processes(count: int, program: list[str]) -> None:
+    """Run `program` in `count` processes of this machine, and print what they print, in a notebook, too."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    threads = str(max(1, (os.cpu_count() or 1) // count))
+    environment = {"OMP_NUM_THREADS": threads} | os.environ | {"AIRWAYLIB_HOME": str(study.HOME)}
+    fault, streams = None, {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen([*torchrun, *program], env=environment, **streams) as process:
+        try:
+            for line in process.stdout:
+                if fault is None and line.startswith("airwaylib: "):
+                    fault = line.removeprefix("airwaylib: ").strip()  # what follows is torchrun's account of it
+                elif fault is None:
+                    print(line, end="", flush=True)
+        except BaseException:
+            process.terminate()
+            raise
+    if process.returncode != 0:
+        raise InputError(fault or f"training in {count} processes failed, see above")
