@@ -1,10 +1,15 @@
-"""The two layers of a WingsNet block, in forms that take less time and memory for the same values and gradients.
+"""WingsNet's layers in forms that take less time and memory, or repeat bit for bit, for the same values and gradients.
 
-PyTorch's own layers would do (see `tests/plain_wingsnet.py`); what is here is what makes training on a CPU bearable.
+PyTorch's own layers would do (see `tests/plain_wingsnet.py`). `GatedNorm` and `Convolution` make training on a CPU
+bearable. `max_pool` and `upsample` are PyTorch's, unless deterministic algorithms are asked for
+(`optimisation.make_deterministic`): on a GPU, the backward passes of PyTorch's add up in an order that differs from run
+to run. `benchmarks/deterministic_forms.py` compares the two; on a CPU PyTorch's pooling is faster, and repeats anyway.
 """
 
+import functools
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -145,3 +150,74 @@ def _convolve(maps: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) 
     halves = torch.cat((padded[:, :, : half + 2 * dilation], padded[:, :, depth - half :]))
     output = F.conv3d(halves, weight, bias, padding=(0, dilation, dilation), dilation=dilation)
     return torch.cat((output[:1], output[1:, :, 2 * half - depth :]), 2)
+
+
+def max_pool(maps: Tensor) -> Tensor:
+    """2x2x2 max pooling (B, C, D, H, W) -> (B, C, D // 2, H // 2, W // 2); an odd last voxel counts nowhere."""
+    return MaxPool.apply(maps) if torch.are_deterministic_algorithms_enabled() else F.max_pool3d(maps, 2)
+
+
+def upsample(maps: Tensor, size: Sequence[int], align_corners: bool = True) -> Tensor:
+    """Trilinear interpolation (B, C, d, h, w) -> (B, C, *size); `align_corners` as in `F.interpolate`."""
+    if torch.are_deterministic_algorithms_enabled():
+        return interpolate_by_products(maps, size, align_corners)
+    return F.interpolate(maps, size=tuple(size), mode="trilinear", align_corners=align_corners)
+
+
+class MaxPool(torch.autograd.Function):
+    """`F.max_pool3d(maps, 2)` whose backward pass compares instead of scattering: the same on every run.
+
+    Of equal voxels the first takes the gradient, as in PyTorch's form. Input and output are stored, which other layers
+    store anyway, but no indices. There are no second derivatives.
+    """
+
+    @staticmethod
+    def forward(ctx, maps: Tensor) -> Tensor:
+        """Maximum of each 2x2x2 voxels."""
+        pooled = F.max_pool3d(maps, 2)
+        ctx.save_for_backward(maps, pooled)
+        return pooled
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_output: Tensor) -> Tensor:
+        """Gradient of the maps."""
+        maps, pooled = ctx.saved_tensors
+        grad_maps = torch.zeros_like(maps)
+        not_taken = torch.ones_like(pooled, dtype=torch.bool)  # by none of the eight voxels so far
+        for corner in itertools.product((0, 1), repeat=3):
+            spans = zip(corner, pooled.shape[2:], strict=True)
+            place = (..., *(slice(start, start + 2 * length - 1, 2) for start, length in spans))
+            takes = (maps[place] == pooled) & not_taken
+            torch.mul(grad_output, takes, out=grad_maps[place])
+            not_taken &= ~takes
+        return grad_maps
+
+
+def interpolate_by_products(maps: Tensor, size: Sequence[int], align_corners: bool = True) -> Tensor:
+    """`upsample` as a matrix product along each axis, so that the backward pass is the same on every run.
+
+    Half precision is computed in float32, also under autocast, and rounded once, at the end.
+    """
+    # Strategy: the axes that the memory format has last come first, while the maps are small; the product along the
+    # outermost axis, on the largest maps, is then a single one for each sample.
+    channels_last = not maps.is_contiguous()
+    lines = maps.to(torch.promote_types(maps.dtype, torch.float32))
+    lines = lines.movedim(1, -1) if channels_last else lines
+    with torch.autocast(maps.device.type, enabled=False):
+        for axis, length in zip((2, 1, 0), reversed(size), strict=True):
+            axis += 1 if channels_last else 2
+            matrix = _interpolation(lines.shape[axis], length, align_corners, lines.dtype, lines.device)
+            if axis == 4:
+                lines = lines @ matrix.T
+            else:
+                lines = (matrix @ lines.flatten(axis + 1)).unflatten(-1, lines.shape[axis + 1 :])
+    return (lines.movedim(-1, 1) if channels_last else lines).to(maps.dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _interpolation(before: int, after: int, align_corners: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Linear interpolation of `before` values to `after` as a matrix (after, before)."""
+    with torch.inference_mode(False):  # one made in inference mode would be of no use to a later backward pass
+        units = torch.eye(before, dtype=dtype, device=device)[None]
+        return F.interpolate(units, size=after, mode="linear", align_corners=align_corners)[0].T.contiguous()

@@ -11,11 +11,12 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from airwaylib.baselines import BASELINES
 from airwaylib.errors import InputError
 from airwaylib.files import atomic_path
 from airwaylib.wingsnet import WingsNet
 
-NETWORKS = {"wingsnet": WingsNet}
+NETWORKS = {"wingsnet": WingsNet, **BASELINES}
 
 
 def build_network(name: str, **parameters: Any) -> nn.Module:

@@ -142,11 +142,15 @@ class Crops(Dataset):
         side = outer_side(self.crop, zoom)
         corner = sampler(store, side, rng)
         degrees, plane = rng.uniform(-self.rotation, self.rotation), int(rng.integers(3))
-        cubes = (store.read(name, corner, side, plane) for name in ("image", "label", "distance"))
+        # One array after the other through the same memory: fresh memory takes the system longer than filling it.
+        memory = torch.empty(side, side, side, device=store.device)
         image, label, distance = (
-            rotate_and_crop(cube[None].to(self.device), self.crop, degrees, plane, zoom) for cube in cubes
+            rotate_and_crop(
+                store.read(name, corner, side, plane, memory)[None].to(self.device), self.crop, degrees, plane, zoom
+            )
+            for name in ("image", "label", "distance")
         )
-        image = image / 255
+        image /= 255
         if self.augment:
             image = change_intensity(image, rng)
-        return Crop(image=image, label=(label > self.label_threshold).float(), distance=distance)
+        return Crop(image=image, label=label.gt_(self.label_threshold), distance=distance)

@@ -8,6 +8,7 @@ Store: a zarr group of arrays on one grid (z, y, x), in chunks small enough that
 - `distance` float16: distance to the centreline over its maximum in the airway, d/dmax; kept up to two voxels outside
   the airway too, so that it can be interpolated, and 0 beyond
 - `small_airway` uint8: the airway without trachea and main bronchi
+- `lung` uint8: air inside the body, the airways' too, see `lungs`
 
 Attributes: case, shape of the whole CT, lung_box, spacing, origin, direction, distance_unit, distance_max,
 small_airway_by (tree or opening), mended (what was mended in the files, in words).
@@ -27,7 +28,7 @@ from zarr.codecs import BloscCodec
 from airwaylib.cases import Case, folder_case, read_case
 from airwaylib.errors import InputError
 from airwaylib.files import atomic_path
-from airwaylib.lungs import bounding_box, lung_box
+from airwaylib.lungs import bounding_box, lung_mask
 from airwaylib.phantom import ensure_phantom, seed_and_size
 from airwaylib.thinning import thin
 from airwaylib.tree import AXES, AirwayTree, parse_tree
@@ -151,7 +152,8 @@ def prepare_case(
         raise InputError(
             f"{case}: CT {ct.array.shape} and label {airway.array.shape} are not on one grid; resample the label"
         )
-    box = lung_box(ct, MARGIN)
+    lung = lung_mask(ct)
+    box = bounding_box(lung, MARGIN)
     label = np.ascontiguousarray(airway.array[box])
     if not label.any():
         raise InputError(f"{case}: the label holds no airway inside the lungs' box; is it the label of this CT?")
@@ -168,6 +170,7 @@ def prepare_case(
             "centreline": centreline.astype(np.uint8),
             "distance": distance.astype(np.float16),
             "small_airway": small.astype(np.uint8),
+            "lung": lung[box].astype(np.uint8),
         }.items():
             store.create_array(name, data=array, chunks=(CHUNK,) * 3, compressors=BloscCodec(cname="lz4"))
         store.attrs.update(

@@ -23,6 +23,7 @@ class Store:
     small_points: np.ndarray
     large_points: np.ndarray
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    lung: zarr.Array | None = None  # None: a store from before it was kept
     missed_points: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.int16))  # see `missed`
 
     @classmethod
@@ -35,7 +36,7 @@ class Store:
             centreline = group["centreline"][:] > 0
             points = (np.argwhere(mask).astype(np.int16) for mask in (centreline, small, large))  # int64 is 4 times it
             arrays = (group[name] for name in ("image", "label", "distance"))
-            return cls(group.attrs["case"], *arrays, *points, tuple(group.attrs["spacing"]))
+            return cls(group.attrs["case"], *arrays, *points, tuple(group.attrs["spacing"]), group.get("lung"))
         except (FileNotFoundError, KeyError, ValueError) as error:
             raise InputError(f"{path}: no training store here ({error}); make it with airwaylib prepare") from error
 
@@ -49,22 +50,28 @@ class Store:
         """Bytes of image, label and distance, decoded."""
         return sum(array.nbytes for array in (self.image, self.label, self.distance))
 
+    @property
+    def device(self) -> torch.device:
+        """Where the arrays are held; the CPU if they are on the disk."""
+        return self.image.device if isinstance(self.image, Tensor) else torch.device("cpu")
+
     def on(self, device: str | torch.device) -> "Store":
         """The case with its arrays decoded in the memory of `device`."""
         arrays = {name: torch.tensor(getattr(self, name)[:], device=device) for name in ("image", "label", "distance")}
         return replace(self, **arrays)
 
-    def read(self, name: str, low: np.ndarray, side: int, plane: int = 0) -> Tensor:
+    def read(self, name: str, low: np.ndarray, side: int, plane: int = 0, out: Tensor | None = None) -> Tensor:
         """Array `name` in the cube of side S at corner `low`: float32 (S, S, S), 0 beyond the grid.
 
         It lies in memory with axis `plane` last, as `patches.rotate_and_crop` goes through it; on the device that holds
-        the array, or else on the CPU.
+        the array, or else on the CPU. out: (S, S, S) to write to, contiguous, on that device.
         """
-        # One array at a time, for speed: the system clears memory anew for each block of 32 MB or more.
         array = getattr(self, name)
-        device = array.device if isinstance(array, Tensor) else "cpu"
-        cube = torch.zeros(side, side, side, device=device).movedim(2, plane)
+        memory = torch.empty(side, side, side, device=self.device) if out is None else out
+        cube = memory.movedim(2, plane)
         start, stop = np.maximum(low, 0), np.minimum(low + side, self.shape)
+        if (stop - start < side).any():
+            cube.zero_()
         source = tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))
         target = tuple(slice(int(a), int(b)) for a, b in zip(start - low, stop - low, strict=True))
         cube[target] = torch.as_tensor(array[source])

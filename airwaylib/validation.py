@@ -7,7 +7,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from airwaylib.inference import predict_probability
+from airwaylib.inference import airway_component, predict_probability
 from airwaylib.metrics import evaluate
 from airwaylib.store import Store
 
@@ -16,16 +16,17 @@ RANKED = ("td", "bd", "precision", "dsc")  # whose mean tells the best epoch: AT
 
 
 def validate(network: nn.Module, stores: list[Store], window: int, fabric: Fabric) -> dict[str, float]:
-    """Mean scores (percent, convention `paper`) of the cases, by sliding window over the lungs' box, at 0.5.
+    """Mean scores (percent, convention `paper`) of the cases, by sliding window over the lungs, at 0.5, one component.
 
-    Processes that share the run take turns; all get the same scores.
+    As `inference.segment` does, but on the case's own grid and with windows of the training crop's size. Processes that
+    share the run take turns; all get the same scores.
     """
     scores = torch.zeros(len(stores), len(VALIDATED), dtype=torch.float64, device=fabric.device)
     for number in range(fabric.global_rank, len(stores), fabric.world_size):
-        image = stores[number].image[:]
-        everywhere = np.ones(image.shape, bool)
-        probability = predict_probability(network, image, everywhere, window, device=fabric.device, progress=False)
-        found = evaluate(probability >= 0.5, stores[number].label[:] > 0)
+        store = stores[number]
+        lung = np.ones(store.shape, bool) if store.lung is None else store.lung[:] > 0
+        probability = predict_probability(network, store.image[:], lung, window, device=fabric.device, progress=False)
+        found = evaluate(airway_component(probability >= 0.5, lung, store.spacing), store.label[:] > 0)
         scores[number] = torch.tensor([float(found[name]) for name in VALIDATED])
     if fabric.world_size > 1:
         scores = fabric.all_reduce(scores, reduce_op="sum")

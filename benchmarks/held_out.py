@@ -1,6 +1,6 @@
 """Score the shipped weights on held-out phantoms: TD, BD and precision, whole and by airway diameter, with intervals.
 
-    python benchmarks/held_out.py [--config data/weights/wingsnet-phantom-stage2.yaml] [--weights CHECKPOINT]
+    python benchmarks/held_out.py [--config data/weights/wingsnet-phantom.yaml] [--weights CHECKPOINT]
 
 The cases are the test cases of the run's configuration (synthetic CT; made where missing). Writes the masks to
 results/<study>/predictions/, scores.csv and scores_by_diameter.csv to results/<study>/tables/. Convention `paper`;
@@ -19,13 +19,13 @@ from tqdm import tqdm
 
 from airwaylib import study
 from airwaylib.cli import read_settings
-from airwaylib.config import TrainConfig
 from airwaylib.evaluation import score_case, true_tree
 from airwaylib.inference import segment
 from airwaylib.metrics import DIAMETERS, largest_component
 from airwaylib.networks import load_checkpoint
 from airwaylib.phantom import ensure_named
 from airwaylib.reference import true_reference
+from airwaylib.stages import Recipe
 from airwaylib.statistics import bootstrap_interval, summarise
 from airwaylib.volume import Volume, read_ct, read_mask, write_volume
 
@@ -59,10 +59,10 @@ def with_intervals(cases: pd.DataFrame) -> pd.DataFrame:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, default=study.HOME / "data/weights/wingsnet-phantom-stage2.yaml")
+    parser.add_argument("--config", type=Path, default=study.HOME / "data/weights/wingsnet-phantom.yaml")
     parser.add_argument("--weights", type=Path, default=study.DEFAULT_WEIGHTS)
     args = parser.parse_args()
-    config = TrainConfig(**read_settings(args.config))
+    config = Recipe(**read_settings(args.config)).runs()[-1]
     network, info = load_checkpoint(args.weights)
     results, scores, bins = study.results(config.study), [], []
     for case in tqdm(config.test_cases, unit="case"):

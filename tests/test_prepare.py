@@ -15,7 +15,7 @@ from airwaylib.cases import folder_case
 from airwaylib.drawing import Grid, draw_tubes
 from airwaylib.errors import InputError
 from airwaylib.growth import tubes
-from airwaylib.lungs import lung_box
+from airwaylib.lungs import lung_box, lung_mask
 from airwaylib.phantom import make_phantom, write_phantom
 from airwaylib.prepare import (
     CHUNK,
@@ -255,9 +255,10 @@ def test_store_holds_the_lungs_box_and_five_voxels(stores, placed):
     occupied = np.argwhere(mini().lung.array)
     for side, low, high, size in zip(box, occupied.min(0), occupied.max(0), (128,) * 3, strict=True):
         assert side.start <= max(low - MARGIN + 1, 0) and side.stop >= min(high + MARGIN, size)
+    np.testing.assert_array_equal(stores["mm"]["lung"][:], lung_mask(placed[0])[box])
     assert stores["mm"].attrs["shape"] == [128, 128, 128]
     assert {name: array.shape for name, array in stores["mm"].arrays()} == dict.fromkeys(
-        ["image", "label", "centreline", "distance", "small_airway"], tuple(s.stop - s.start for s in box)
+        ["image", "label", "centreline", "distance", "small_airway", "lung"], tuple(s.stop - s.start for s in box)
     )
 
 
