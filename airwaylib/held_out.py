@@ -38,10 +38,10 @@ def score_test_cases(
 ) -> Evaluation:
     """Segment every test case's CT with the run's checkpoint and score it (percent).
 
-    Writes the masks to the run's predictions/, scores_by_diameter.csv and, last, scores.csv: one row a case. A mask
-    younger than the checkpoint is kept, so that a call that was cut off goes on. Of a phantom, its own tree decides
-    about branches by diameter; see `evaluation`. A case that fails is noted in the evaluation's `faults`. progress:
-    wraps the iteration over the cases, such as `tqdm`.
+    Writes the masks to the run's predictions/, scores_by_diameter.csv, scores_by_generation.csv and, last, scores.csv:
+    one row a case. A mask younger than the checkpoint is kept, so that a call that was cut off goes on. Of a phantom,
+    its own tree decides about branches by diameter; see `evaluation`. A case that fails is noted in the evaluation's
+    `faults`. progress: wraps the iteration over the cases, such as `tqdm`.
 
     Raises
     ------
@@ -68,8 +68,9 @@ def score_test_cases(
     if not rows:
         raise InputError("; ".join(f"{case}: {why}" for case, why in evaluation.faults.items()))
     evaluation.scores = pd.DataFrame(rows)
-    by_diameter = [groups["by_diameter"].assign(case=case) for case, groups in evaluation.groups.items()]
-    study.write_csv(config.folder / "scores_by_diameter.csv", pd.concat(by_diameter))
+    for group in ("by_diameter", "by_generation"):
+        tables = [groups[group].assign(case=case) for case, groups in evaluation.groups.items()]
+        study.write_csv(config.folder / f"scores_{group}.csv", pd.concat(tables))
     study.write_csv(config.folder / "scores.csv", evaluation.scores)
     return evaluation
 
