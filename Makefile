@@ -1,4 +1,4 @@
-# make study   the study on phantoms, from data to figures (results/quick/)
+# make study   the study on phantoms, from data to report.html (results/quick/); PRESET=paper: at the paper's size
 # make test    lint and the tests, slow ones left out (make test-slow runs those; make test-browser those in Chromium)
 # make lab     JupyterLab on the notebooks
 # make clean   removes .venv and everything that can be made again; committed results stay
@@ -6,15 +6,14 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+PRESET ?= quick
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
 
 .PHONY: study test test-slow test-browser lint lab clean
 .DELETE_ON_ERROR:
 
-# A thread a core: the kernel otherwise puts two on one. Not for the tests, whose subprocesses would inherit one core.
-study: export OMP_PROC_BIND ?= true
 study: .venv/ready
-	$(BIN)/snakemake --cores $(CORES)
+	$(BIN)/airwaylib reproduce $(PRESET) --cores $(CORES)
 
 test: .venv/ready lint
 	$(BIN)/python -m pytest -m "not slow"

@@ -1,70 +1,128 @@
-# The study as a DAG: phantoms -> training stores -> one papermill run of 02_train a line of study.yaml -> tables, figures.
-# `make study` runs it; whatever stands is not made again, and a run that was cut off goes on where it stopped.
+# The study as a DAG, for `airwaylib reproduce PRESET`: phantoms and their training stores -> one papermill run of 02_train a
+# variant and seed -> gradients (01) -> ablations (03) -> figures, claims and report (04). Whatever stands is not made again, and a run that
+# was cut off goes on where it stopped.
+#
+# Two targets, one after the other: `runs`, of which some may fail, and `report`, made of those that are done.
 import json
 import sys
 
+from airwaylib.plan import read_preset
 
-configfile: "study.yaml"
-
-
-STUDY, DATA, RUNS = config["study"], config["data"], config["runs"]
-RESULTS = f"results/{STUDY}"
-CASES = [f"mini_{seed:04d}" for seed in range(config["phantoms"])]
+NAME = config.get("preset", "quick")
+PRESET = read_preset(NAME)
+RUNS = PRESET.settings_by_run()
+CASES = [case for names in PRESET.cases().values() for case in names] if PRESET.phantoms else []  # to be made
+WANTED = config["runs"].split(",") if config.get("runs") else list(RUNS)
+RESULTS = f"results/{PRESET.study}"
 PYTHON = sys.executable
 PAPERMILL = f"{PYTHON} -m papermill --no-progress-bar"
 
 
-rule all:
+def scores(runs):
+    return [f"{RESULTS}/runs/{run}/scores.csv" for run in runs]
+
+
+DONE = [run for run in RUNS if all(map(os.path.exists, scores([run])))]  # for `report`: what stands when it starts
+
+
+def gradient_parameters():
+    """01's parameters, for the seeds whose runs are all done: it is to look at runs, not to train them."""
+    if PRESET.gradients is None:
+        return None
+    shared = RUNS[next(iter(RUNS))]
+    names = [f"{s}_{l}" for s in PRESET.gradients["supervisions"] for l in PRESET.gradients["losses"]]
+    seeds = [seed for seed in PRESET.seeds if all(f"{name}_{seed}" in DONE for name in names)]
+    same = ("data", "train_cases", "test_cases", "width", "crop", "crops_per_case", "epochs", "learning_rate", "probe_every")
+    found = {name: shared[name] for name in same} | {"study": PRESET.study, "seeds": seeds}
+    return PRESET.gradients | found if seeds else None
+
+
+GRADIENTS = gradient_parameters()
+
+
+localrules:
+    runs,
+    report,
+
+
+rule runs:
     input:
-        # Not the tables, which are committed: with these there would be nothing to do in a fresh clone.
-        [f"{RESULTS}/runs/{run}/scores.csv" for run in RUNS],
-        f"{RESULTS}/figures/tree.html",
+        scores(WANTED),
 
 
-rule phantoms:
-    output:
-        [directory(f"{DATA}/raw/{case}") for case in CASES],
-    shell:
-        "{PYTHON} -m airwaylib phantom {DATA}/raw --size mini --seed 0 --cases {config[phantoms]}"
-
-
-rule prepare:
+rule report:
     input:
-        rules.phantoms.output,
+        f"{RESULTS}/report.html",
+
+
+rule case:  # a phantom and its training store
     output:
-        [directory(f"{DATA}/prepared/{case}.zarr") for case in CASES],
+        directory(f"{PRESET.data}/prepared/{{case}}.zarr"),
     shell:
-        "{PYTHON} -m airwaylib prepare phantom {DATA}/raw --output {DATA}"
+        "{PYTHON} -c \"from airwaylib.prepare import prepare_phantoms; prepare_phantoms('{PRESET.data}', ['{wildcards.case}'])\""
 
 
 rule train:
     input:
-        rules.prepare.output,
-        notebook="notebooks/02_train.ipynb",
+        # Ancient: a run that is done stands, whatever has been touched since; its folder refuses other settings.
+        ancient([f"{PRESET.data}/prepared/{case}.zarr" for case in CASES]),
+        lambda wildcards: ancient(scores(PRESET.needed(wildcards.run))),
+        notebook=ancient("notebooks/02_train.ipynb"),
     output:
         f"{RESULTS}/runs/{{run}}/scores.csv",
+    wildcard_constraints:
+        run="|".join(RUNS),
     params:
-        yaml=lambda wildcards: json.dumps({"study": STUDY, "data": DATA, "run": wildcards.run, **RUNS[wildcards.run]}),
-        executed=f"{RESULTS}/notebooks/02_train_{{run}}.ipynb",
-    threads: workflow.cores  # a run uses every core: one after the other
+        yaml=lambda wildcards: json.dumps(RUNS[wildcards.run]),
+        folder=lambda wildcards: f"{RESULTS}/runs/{wildcards.run}",
+        executed=lambda wildcards: f"{RESULTS}/notebooks/02_train_{wildcards.run}.ipynb",
+    threads: PRESET.threads
+    resources:
+        gpu=PRESET.gpus,
     shell:
-        "mkdir -p {RESULTS}/notebooks && {PAPERMILL} --log-output {input.notebook} {params.executed} -y {params.yaml:q}"
+        # The last line that a run says when it fails is kept beside it, for the report.
+        "mkdir -p {RESULTS}/notebooks {params.folder} && rm -f {params.folder}/failed.txt;"
+        " export OMP_NUM_THREADS={threads};"
+        " {PAPERMILL} --log-output {input.notebook} {params.executed} -y {params.yaml:q} > {params.folder}/log.txt 2>&1"
+        " || {{ grep -v '^ *$' {params.folder}/log.txt | tail -n 1 > {params.folder}/failed.txt; exit 1; }}"
+
+
+rule gradients:
+    input:
+        scores(DONE),
+        notebook="notebooks/01_gradient_erosion.ipynb",
+    output:
+        f"{RESULTS}/gradients/claims.csv",
+    params:
+        yaml=json.dumps(GRADIENTS),
+    threads: workflow.cores
+    shell:
+        "mkdir -p {RESULTS}/notebooks && {PAPERMILL} {input.notebook} {RESULTS}/notebooks/01_gradient_erosion.ipynb -y {params.yaml:q}"
+
+
+rule ablations:
+    input:
+        scores(DONE),
+        notebook="notebooks/03_ablations.ipynb",
+    output:
+        f"{RESULTS}/tables/ablation.csv",
+        f"{RESULTS}/tables/effects.csv",
+    params:
+        yaml=json.dumps({"study": PRESET.study, "runs": list(RUNS)}),
+    shell:
+        "mkdir -p {RESULTS}/notebooks && {PAPERMILL} {input.notebook} {RESULTS}/notebooks/03_ablations.ipynb -y {params.yaml:q}"
 
 
 rule figures:
     input:
-        [f"{RESULTS}/runs/{run}/scores.csv" for run in RUNS],
+        scores(DONE),
+        f"{RESULTS}/tables/ablation.csv",
+        [f"{RESULTS}/gradients/claims.csv"] if GRADIENTS else [],
         notebook="notebooks/04_figures.ipynb",
     output:
-        f"{RESULTS}/tables/scores.csv",
-        f"{RESULTS}/tables/scores_by_case.csv",
-        f"{RESULTS}/tables/scores_by_diameter.csv",
-        f"{RESULTS}/tables/comparison.csv",
-        f"{RESULTS}/tables/runs.csv",
-        multiext(f"{RESULTS}/figures/predictions", ".png", ".svg"),
-        multiext(f"{RESULTS}/figures/scores_by_diameter", ".png", ".svg"),
-        multiext(f"{RESULTS}/figures/tree", ".png", ".svg", ".html"),
+        f"{RESULTS}/report.html",
     params:
-        yaml=json.dumps({"study": STUDY, "runs": list(RUNS)}),
+        yaml=json.dumps({"study": PRESET.study, "runs": list(RUNS)}),
+    threads: workflow.cores
     shell:
-        "{PAPERMILL} {input.notebook} {RESULTS}/notebooks/04_figures.ipynb -y {params.yaml:q}"
+        "mkdir -p {RESULTS}/notebooks && {PAPERMILL} {input.notebook} {RESULTS}/notebooks/04_figures.ipynb -y {params.yaml:q}"

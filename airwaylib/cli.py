@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from airwaylib.errors import InputError
+from airwaylib.study_commands import reproduce
 
 app = typer.Typer(
     help="Airway segmentation with WingsNet and the General Union loss (after Zheng et al., IEEE TMI 2021).",
@@ -248,6 +249,9 @@ def tree(
         draw_tree_file(parsed, picture, mask.name)
         typer.echo(picture)
     typer.echo(f"{out}: {parsed!r}")
+
+
+app.command()(reproduce)
 
 
 def read_settings(path: Path) -> dict:

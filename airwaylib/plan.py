@@ -1,0 +1,127 @@
+"""What a study consists of: presets of study.yaml, each of training runs (variants by seeds) and what follows."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, model_validator
+
+from airwaylib import study
+from airwaylib.cases import SPLITS, split_names
+from airwaylib.config import TrainConfig
+from airwaylib.errors import InputError
+
+PATH = study.HOME / "study.yaml"
+LINKS = ("missed_by", "after")  # settings of a variant that name another one, of the same seed
+FIXED = ("study", "run", "seed", "data", "start")  # what the plan itself sets
+
+
+class Phantoms(BaseModel, extra="forbid", frozen=True):
+    """Synthetic cases of a study by their seeds: "0-6" are seven."""
+
+    size: Literal["mini", "chest"] = Field("mini", description="mini (128^3 at 1 mm) or chest (an adult)")
+    train: str = Field(description="seeds of the training cases")
+    validation: str = Field("", description="seeds of the cases scored while training")
+    test: str = Field(description="seeds of the held-out cases")
+
+    def names(self, seeds: str) -> list[str]:
+        """Names of the phantoms of these seeds.
+
+        Examples
+        --------
+        >>> Phantoms(train="0-1", test="8").names("0-1")
+        ['mini_0000', 'mini_0001']
+        """
+        first, _, last = seeds.partition("-")
+        return [f"{self.size}_{seed:04d}" for seed in range(int(first), int(last or first) + 1)] if seeds else []
+
+    @model_validator(mode="after")
+    def seeds_are_ranges(self) -> "Phantoms":
+        """Refuse what is no range of seeds."""
+        for seeds in (self.train, self.validation, self.test):
+            try:
+                names = self.names(seeds)
+            except ValueError:
+                names = []
+            if bool(seeds) != bool(names):
+                raise ValueError(f"{seeds!r} is no range of seeds: write first-last, such as 0-6")
+        return self
+
+
+class Preset(BaseModel, extra="forbid", frozen=True):
+    """A study: the data, the settings of all runs, the variants, their seeds, and what 01_gradient_erosion looks at."""
+
+    study: str = Field(description="results go to results/<study>/")
+    data: str = Field("data/phantoms", description="folder of airwaylib prepare")
+    phantoms: Phantoms | None = Field(None, description="phantoms to make; null: the cases of DATA/cases.csv")
+    seeds: list[int] = Field(min_length=1, description="a run each, of every variant")
+    threads: int = Field(1, ge=1, description="CPU cores of a run; as many runs as fit train side by side")
+    gpus: int = Field(0, ge=0, description="GPUs of a run; 0: none is needed")
+    settings: dict[str, Any] = Field({}, description="settings of every run that differ from the defaults")
+    variants: dict[str, dict[str, Any]] = Field(min_length=1, description="settings of each variant, by name")
+    gradients: dict[str, Any] | None = Field(None, description="parameters of 01_gradient_erosion; null: left out")
+
+    @model_validator(mode="after")
+    def runs_are_valid(self) -> "Preset":
+        """Refuse a variant with a setting that no run has, or that follows one that is not there."""
+        for variant, changes in self.variants.items():
+            for name in FIXED:
+                if name in changes or name in self.settings:
+                    raise ValueError(f"{variant}: {name} is set by the study; leave it out")
+            for link in LINKS:
+                if changes.get(link) is not None and changes[link] not in self.variants:
+                    raise ValueError(f"{variant}: {link} {changes[link]!r} is no variant of the study")
+        self.settings_by_run()
+        return self
+
+    def settings_by_run(self) -> dict[str, dict[str, Any]]:
+        """Every setting of every run, by its name: seed by seed, so that what is compared comes together."""
+        shared = {"study": self.study, "data": self.data} | self.settings
+        shared |= {f"{part}_cases": names for part, names in self.cases().items()}
+        runs = {}
+        for seed in self.seeds:
+            for variant, changes in self.variants.items():
+                settings = shared | changes | {"run": f"{variant}_{seed}", "seed": seed}
+                if (former := settings.pop("after", None)) is not None:
+                    settings["start"] = f"results/{self.study}/runs/{former}_{seed}/checkpoint.safetensors"
+                if settings.get("missed_by") is not None:
+                    settings["missed_by"] = f"{settings['missed_by']}_{seed}"
+                run = study.validated(TrainConfig, settings, settings["run"])
+                runs[run.run] = run.model_dump()
+        return runs
+
+    def cases(self) -> dict[str, list[str]]:
+        """Names of the cases by split: the phantoms', or those of DATA/cases.csv."""
+        if self.phantoms is not None:
+            return {part: self.phantoms.names(getattr(self.phantoms, part)) for part in SPLITS}
+        if (names := split_names(study.path(self.data))) is None:
+            raise ValueError(f"{self.data}: no cases.csv; make it with airwaylib prepare, or name phantoms")
+        return names
+
+    def needed(self, run: str) -> list[str]:
+        """Runs that must be done before `run`."""
+        variant, _, seed = run.rpartition("_")
+        named = {self.variants[variant].get(link) for link in LINKS}
+        return [f"{other}_{seed}" for other in sorted(named - {None})]
+
+    def planned(self) -> list[dict[str, Any]]:
+        """The variants with their settings, for 03_ablations to tell what was not run."""
+        return [{"variant": variant, **self.settings, **changes} for variant, changes in self.variants.items()]
+
+
+def read_preset(name: str, path: Path = PATH) -> Preset:
+    """Preset `name` of a study.yaml.
+
+    Raises
+    ------
+    InputError
+        No such preset (the message lists those there are), or one with a fault.
+    """
+    try:
+        presets = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: no readable YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(presets, dict) or name not in presets:
+        known = ", ".join(presets) if isinstance(presets, dict) else "none"
+        raise InputError(f"{path}: no preset {name!r}: choose one of {known}")
+    return study.validated(Preset, {"study": name} | presets[name], f"{path.name}, {name}")

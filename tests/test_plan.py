@@ -1,0 +1,106 @@
+"""Presets of study.yaml: the runs they mean, and what a faulty one is refused for."""
+
+import pytest
+import yaml
+
+from airwaylib import study
+from airwaylib.config import TrainConfig
+from airwaylib.errors import InputError
+from airwaylib.gradient_study import GradientParameters
+from airwaylib.plan import Phantoms, Preset, read_preset
+
+SMALL = {"study": "s", "phantoms": {"train": "0-1", "test": "8"}, "seeds": [0, 3], "variants": {"a": {"loss": "dice"}}}
+
+
+def preset(**changes):
+    return study.validated(Preset, SMALL | changes, "file")
+
+
+def test_seeds_of_phantoms_are_ranges():
+    phantoms = Phantoms(size="chest", train="0-2", validation="7", test="10-11")
+    assert phantoms.names("0-2") == ["chest_0000", "chest_0001", "chest_0002"]
+    assert phantoms.names("7") == ["chest_0007"] and phantoms.names("") == []
+
+
+def test_runs_are_variants_by_seeds():
+    runs = preset(settings={"epochs": 3}, variants={"a": {"loss": "dice"}, "b": {"epochs": 5}}).settings_by_run()
+    assert list(runs) == ["a_0", "b_0", "a_3", "b_3"]
+    assert [(run["loss"], run["epochs"], run["seed"]) for run in runs.values()] == [
+        ("dice", 3, 0), ("general_union", 5, 0), ("dice", 3, 3), ("general_union", 5, 3)
+    ]  # fmt: skip
+    assert runs["a_0"] == TrainConfig(
+        study="s", run="a_0", loss="dice", epochs=3, train_cases=["mini_0000", "mini_0001"], test_cases=["mini_0008"]
+    ).model_dump()  # fmt: skip
+
+
+def test_a_variant_may_follow_others():
+    hard = {"sampling": "hard_skeleton", "missed_by": "a", "after": "a"}
+    plan = preset(variants={"a": {"loss": "dice"}, "b": hard})
+    run = plan.settings_by_run()["b_3"]
+    assert run["missed_by"] == "a_3" and run["start"] == "results/s/runs/a_3/checkpoint.safetensors"
+    assert plan.needed("b_3") == ["a_3"] and plan.needed("a_3") == []
+
+
+def test_cases_of_a_data_set_are_those_of_its_table(tmp_path):
+    (tmp_path / "cases.csv").write_text("case,split,ct,airway,mended\nx,train,x,x,\ny,validation,y,y,\nz,test,z,z,\n")
+    (run,) = preset(data=str(tmp_path), phantoms=None, seeds=[0]).settings_by_run().values()
+    assert (run["train_cases"], run["validation_cases"], run["test_cases"]) == (["x"], ["y"], ["z"])
+    with pytest.raises(InputError, match=r"no cases\.csv; make it with airwaylib prepare"):
+        preset(data=str(tmp_path / "elsewhere"), phantoms=None)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"variants": {"a": {"los": "dice"}}}, "a_0: no parameter 'los'"),
+        ({"settings": {"epochs": 0}}, "a_0: epochs = 0"),
+        ({"variants": {"a": {"run": "x"}}}, "a: run is set by the study"),
+        ({"settings": {"seed": 1}}, "a: seed is set by the study"),
+        ({"variants": {"a": {"after": "b"}}}, "a: after 'b' is no variant"),
+        ({"variants": {}}, "variants"),
+        ({"seeds": []}, "seeds"),
+        ({"phantoms": {"train": "one", "test": "8"}}, "'one' is no range of seeds"),
+        ({"phantoms": {"train": "3-1", "test": "8"}}, "'3-1' is no range of seeds"),
+        ({"phantoms": {"train": "0-8", "test": "8"}}, "cases named twice"),
+        ({"variantes": {}}, "no parameter 'variantes'"),
+    ],
+)
+def test_a_faulty_preset_is_one_line(change, message):
+    with pytest.raises(InputError, match=message):
+        preset(**change)
+
+
+def test_presets_of_the_repository():
+    quick, paper = read_preset("quick"), read_preset("paper")
+    assert len(quick.settings_by_run()) == 15 and len(paper.seeds) >= 3
+    assert [len(names) for names in paper.cases().values()] == [50, 20, 20]
+    runs = paper.settings_by_run().values()
+    assert {run["supervision"] for run in runs} == {"final", "deep", "decoder", "both"}
+    assert {run["network"] for run in runs} == {"wingsnet", "unet", "vnet", "attention_unet", "dynunet"}
+    assert {run["sampling"] for run in runs} == {"uniform", "small_airway", "centreline", "hard_skeleton"}
+    losses = {"dice", "dice_bce", "tversky", "root_tversky", "general_union_without_weights", "general_union"}
+    assert losses <= {run["loss"] for run in runs}
+
+
+def test_gradients_of_quick_are_those_of_its_runs():
+    """01_gradient_erosion must find these runs trained: the same settings, to the last."""
+    quick = read_preset("quick")
+    runs = quick.settings_by_run()
+    shared = {
+        name: runs["both_dice_0"][name] for name in GradientParameters.model_fields if name in runs["both_dice_0"]
+    }
+    parameters = GradientParameters(**shared | {"study": "quick", "seeds": quick.seeds} | quick.gradients)
+    assert len(parameters.configs()) == 12
+    for config in parameters.configs():
+        assert config.model_dump() == runs[config.run]
+
+
+def test_unknown_preset_and_unreadable_file(tmp_path):
+    with pytest.raises(InputError, match="no preset 'slow': choose one of quick, paper"):
+        read_preset("slow")
+    with pytest.raises(InputError, match=r"none\.yaml: no readable YAML"):
+        read_preset("quick", tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("quick: {seeds: [0]}")
+    with pytest.raises(InputError, match=r"bad\.yaml, quick: .*variants"):
+        read_preset("quick", tmp_path / "bad.yaml")
+    assert list(yaml.safe_load((study.HOME / "study.yaml").read_text())) == ["quick", "paper"]
