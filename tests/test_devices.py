@@ -53,7 +53,7 @@ def settings(tmp_path_factory):
     }
 
 
-@pytest.mark.parametrize("loss", ["general_union", "weighted_bce"])
+@pytest.mark.parametrize("loss", ["general_union", pytest.param("weighted_bce", marks=pytest.mark.slow)])
 def test_two_processes_have_the_gradient_of_one_with_both_their_crops(settings, loss, tmp_path, monkeypatch):
     program = tmp_path / "step.py"
     program.write_text(STEP)

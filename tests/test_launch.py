@@ -45,6 +45,7 @@ def test_stages_are_trained_in_their_order_and_finished_ones_kept(recipe, tmp_pa
         launch.train(recipe(stages=STAGES | {"hard": STAGES["hard"] | {"epochs": 2}}))
 
 
+@pytest.mark.slow
 def test_killed_in_every_stage_it_ends_as_if_nothing_had_happened(recipe, tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "AIRWAYLIB_HOME": str(tmp_path)}
 

@@ -56,7 +56,9 @@ def test_every_layout_is_tried():
     assert set(FILES) == set(LAYOUTS)
 
 
-@pytest.mark.parametrize("layout", FILES)
+@pytest.mark.parametrize(
+    "layout", [name if name in ("bas", "folder") else pytest.param(name, marks=pytest.mark.slow) for name in FILES]
+)
 def test_three_commands_from_files_to_scores(layout, phantoms, tmp_path, monkeypatch):
     monkeypatch.setattr(study, "HOME", tmp_path)
     for (_, ct, label), phantom in zip(FILES[layout], phantoms, strict=True):
