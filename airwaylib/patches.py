@@ -40,28 +40,54 @@ def rotate_and_crop(cube: Tensor, crop: int, degrees: float, plane: int, zoom: n
     # channels. What is left is linear interpolation along the axis, if the scale changes at all.
     channels, side = len(cube), cube.shape[-1]
     i, j = (axis for axis in range(3) if axis != plane)
-    zoom = np.broadcast_to(np.asarray(zoom, float), 3)
-    lines, weights = bilinear(side, crop, np.deg2rad(degrees), zoom[[i, j]])
+    lines, weights = bilinear(side, crop, degrees, plane, zoom, cube.device)
     source = cube.permute(1 + i, 1 + j, 0, 1 + plane).reshape(side * side, channels * side)
-    lines, weights = lines.to(cube.device), weights.to(cube)
-    turned = F.embedding_bag(lines, source, per_sample_weights=weights, mode="sum").view(crop, crop, channels, side)
-    if zoom[plane] == 1 and side >= crop and (side - crop) % 2 == 0:
+    turned = F.embedding_bag(lines, source, per_sample_weights=weights, mode="sum")
+    return along_axis(turned.view(crop, crop, channels, side), plane, zoom)
+
+
+def rotate_and_crop_lines(
+    numbers: Tensor, source: Tensor, crop: int, degrees: float, plane: int, zoom: np.ndarray | float = 1.0
+) -> Tensor:
+    """What `rotate_and_crop` gives for the cube whose lines `source` (N, S) along `plane` have these `numbers`.
+
+    All others are 0, as most are of an airway's label: they cost nothing. See `Store.read_lines`. Returns (1, crop^3).
+    """
+    side, device = source.shape[1], source.device
+    lines, weights = bilinear(side, crop, degrees, plane, zoom, device)
+    place = torch.zeros(side * side, dtype=torch.int64, device=device)
+    place[numbers] = torch.arange(1, len(numbers) + 1, device=device)  # 0 is a line of zeros
+    lines = place[lines]
+    met = lines.any(1)
+    turned = torch.zeros(crop * crop, side, device=device)
+    turned[met] = F.embedding_bag(lines[met], F.pad(source, (0, 0, 1, 0)), per_sample_weights=weights[met], mode="sum")
+    return along_axis(turned.view(crop, crop, 1, side), plane, zoom)
+
+
+def along_axis(turned: Tensor, plane: int, zoom: np.ndarray | float) -> Tensor:
+    """Lines (crop, crop, C, S) turned in the plane, cut or interpolated to `crop` voxels: (C, crop, crop, crop)."""
+    crop, side, scale = len(turned), turned.shape[3], np.broadcast_to(zoom, 3)[plane]
+    if scale == 1 and side >= crop and (side - crop) % 2 == 0:
         turned = turned.narrow(3, (side - crop) // 2, crop)
     else:
-        turned = turned @ linear(side, crop, zoom[plane]).to(cube)
-    place = {i: 0, j: 1, plane: 3}
+        turned = turned @ linear(side, crop, scale).to(turned)
+    place = dict(zip([axis for axis in range(3) if axis != plane] + [plane], (0, 1, 3), strict=True))
     return turned.permute(2, *(place[axis] for axis in range(3)))
 
 
-def bilinear(side: int, crop: int, angle: float, zoom: np.ndarray) -> tuple[Tensor, Tensor]:
+def bilinear(
+    side: int, crop: int, degrees: float, plane: int, zoom: np.ndarray | float, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """For each of crop^2 places in the plane, its four neighbours' numbers in side^2 and their weights: (crop^2, 4)."""
-    offset = np.arange(crop) - (crop - 1) / 2
+    offset, angle = np.arange(crop) - (crop - 1) / 2, np.deg2rad(degrees)
+    zoom = np.delete(np.broadcast_to(np.asarray(zoom, float), 3), plane)
     first, second = np.meshgrid(offset / zoom[0], offset / zoom[1], indexing="ij")
     turned = np.cos(angle) * first - np.sin(angle) * second, np.sin(angle) * first + np.cos(angle) * second
     (i, up), (j, right) = (neighbours(place, side) for place in turned)
     lines = np.stack([i * side + j, i * side + j + 1, (i + 1) * side + j, (i + 1) * side + j + 1], -1)
     weights = np.stack([(1 - up) * (1 - right), (1 - up) * right, up * (1 - right), up * right], -1)
-    return torch.from_numpy(lines.reshape(-1, 4)), torch.from_numpy(weights.reshape(-1, 4))
+    lines, weights = torch.from_numpy(lines.reshape(-1, 4)), torch.from_numpy(weights.reshape(-1, 4)).float()
+    return lines.to(device), weights.to(device)
 
 
 def linear(side: int, crop: int, zoom: float) -> Tensor:
@@ -142,15 +168,14 @@ class Crops(Dataset):
         side = outer_side(self.crop, zoom)
         corner = sampler(store, side, rng)
         degrees, plane = rng.uniform(-self.rotation, self.rotation), int(rng.integers(3))
-        # One array after the other through the same memory: fresh memory takes the system longer than filling it.
-        memory = torch.empty(side, side, side, device=store.device)
-        image, label, distance = (
-            rotate_and_crop(
-                store.read(name, corner, side, plane, memory)[None].to(self.device), self.crop, degrees, plane, zoom
+        turn = {"crop": self.crop, "degrees": degrees, "plane": plane, "zoom": zoom}
+        image = rotate_and_crop(store.read("image", corner, side, plane)[None].to(self.device), **turn).div_(255)
+        label, distance = (
+            rotate_and_crop_lines(
+                *(part.to(self.device) for part in store.read_lines(name, corner, side, plane)), **turn
             )
-            for name in ("image", "label", "distance")
+            for name in ("label", "distance")
         )
-        image /= 255
         if self.augment:
             image = change_intensity(image, rng)
         return Crop(image=image, label=label.gt_(self.label_threshold), distance=distance)

@@ -6,9 +6,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import zarr
+from scipy import ndimage
 from torch import Tensor
 
 from airwaylib.errors import InputError
+
+REACH = 2  # voxels about the airway where the distance is kept, see `prepare`
 
 
 @dataclass(frozen=True)
@@ -60,15 +63,14 @@ class Store:
         arrays = {name: torch.tensor(getattr(self, name)[:], device=device) for name in ("image", "label", "distance")}
         return replace(self, **arrays)
 
-    def read(self, name: str, low: np.ndarray, side: int, plane: int = 0, out: Tensor | None = None) -> Tensor:
+    def read(self, name: str, low: np.ndarray, side: int, plane: int = 0) -> Tensor:
         """Array `name` in the cube of side S at corner `low`: float32 (S, S, S), 0 beyond the grid.
 
         It lies in memory with axis `plane` last, as `patches.rotate_and_crop` goes through it; on the device that holds
-        the array, or else on the CPU. out: (S, S, S) to write to, contiguous, on that device.
+        the array, or else on the CPU.
         """
         array = getattr(self, name)
-        memory = torch.empty(side, side, side, device=self.device) if out is None else out
-        cube = memory.movedim(2, plane)
+        cube = torch.empty(side, side, side, device=self.device).movedim(2, plane)
         start, stop = np.maximum(low, 0), np.minimum(low + side, self.shape)
         if (stop - start < side).any():
             cube.zero_()
@@ -76,6 +78,30 @@ class Store:
         target = tuple(slice(int(a), int(b)) for a, b in zip(start - low, stop - low, strict=True))
         cube[target] = torch.as_tensor(array[source])
         return cube
+
+    def read_lines(self, name: str, low: np.ndarray, side: int, plane: int = 0) -> tuple[Tensor, Tensor]:
+        """What `read` gives of label or distance, as the lines along axis `plane` that come near the airway.
+
+        Returns their numbers (N,) among the side^2 lines of the cube, and the lines (N, S), float32. All others are 0.
+        """
+        array, flat = getattr(self, name), [axis for axis in range(3) if axis != plane]
+        rim = REACH if name == "distance" else 0
+        met = np.zeros((side + 2 * rim,) * 2, bool)
+        for points in (self.small_points, self.large_points, self.centreline_points):
+            near = points[((points >= low - rim) & (points < low + side + rim)).all(1)] - (low - rim)
+            met[tuple(near[:, flat].T)] = True
+        if rim:
+            met = ndimage.binary_dilation(met, iterations=rim)[rim:-rim, rim:-rim]
+        start, stop = np.maximum(low, 0), np.minimum(low + side, self.shape)
+        part = torch.as_tensor(array[tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))])
+        offset = start - low
+        inside = tuple(slice(int(offset[axis]), int(offset[axis]) + part.shape[axis]) for axis in flat)
+        places = torch.from_numpy(np.argwhere(met[inside])).to(part.device)
+        numbers = (places[:, 0] + inside[0].start) * side + places[:, 1] + inside[1].start
+        lines = torch.zeros(len(places), side, device=part.device)
+        begin = int(offset[plane])
+        lines[:, begin : begin + part.shape[plane]] = part.movedim(plane, 2)[places[:, 0], places[:, 1]]
+        return numbers, lines
 
 
 def hold(stores: list[Store], memory: float, device: str | torch.device = "cpu") -> list[Store]:

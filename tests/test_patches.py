@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from airwaylib import patches
 from airwaylib.errors import InputError
-from airwaylib.patches import Crops, outer_side, rotate_and_crop
+from airwaylib.patches import Crops, outer_side, rotate_and_crop, rotate_and_crop_lines
 from airwaylib.phantom import make_phantom
 from airwaylib.prepare import prepare_case
 from airwaylib.samplers import centreline_corner, small_airway_corner
@@ -65,6 +65,19 @@ def test_rotation_is_that_of_scipy(cube, plane, degrees):
     result = rotate_and_crop(cube, 26, degrees, plane).numpy()
     np.testing.assert_allclose(result, np.array(expected)[:, 7:33, 7:33, 7:33], atol=1e-5)
     assert np.abs(result - cube[:, 7:33, 7:33, 7:33].numpy()).max() > 0.05  # and it did turn
+
+
+@pytest.mark.parametrize("plane", [0, 1, 2])
+@pytest.mark.parametrize("zoom", [1.0, [0.8, -1.1, 1.25]])
+def test_lines_turn_as_the_cube_that_they_make(cube, plane, zoom):
+    rows = cube[1].movedim(plane, 2).reshape(1600, 40).clone()
+    numbers = torch.arange(3, 1600, 7)
+    rows[[number for number in range(1600) if number % 7 != 3]] = 0
+    sparse = rows.view(40, 40, 40).movedim(2, plane)[None]
+    expected = rotate_and_crop(sparse, 26, -12, plane, zoom)
+    assert torch.equal(rotate_and_crop_lines(numbers, rows[numbers], 26, -12, plane, zoom), expected)
+    nothing = rotate_and_crop_lines(numbers[:0], rows[numbers[:0]], 26, -12, plane, zoom)
+    assert nothing.shape == (1, 26, 26, 26) and not nothing.any()
 
 
 def test_corners_beyond_the_cube_repeat_its_border():
@@ -235,7 +248,7 @@ def test_label_is_interpolated_and_thresholded_anew():
 
 def test_label_threshold_is_applied_to_the_crop(monkeypatch):
     values = torch.tensor([0.0, 0.5, 0.7, 0.71, 0.9, 0.91, 1.0, 0.2]).reshape(2, 2, 2)
-    monkeypatch.setattr(patches, "rotate_and_crop", lambda *_: values[None])
+    monkeypatch.setattr(patches, "rotate_and_crop_lines", lambda *_, **__: values[None].clone())
     store = synthetic((40, 40, 40), centreline=[[20, 20, 20]])
     for threshold, expected in {0.7: [0, 0, 0, 1, 1, 1, 1, 0], 0.9: [0, 0, 0, 0, 0, 1, 1, 0]}.items():
         label = Crops([store], 32, 2, label_threshold=threshold)[0]["label"]
@@ -243,10 +256,8 @@ def test_label_threshold_is_applied_to_the_crop(monkeypatch):
 
 
 def test_rotation_is_drawn_up_to_its_limit_about_every_axis(monkeypatch):
-    drawn = []
-    monkeypatch.setattr(
-        patches, "rotate_and_crop", lambda cube, crop, degrees, plane, zoom: drawn.append((degrees, plane)) or cube
-    )
+    drawn, original = [], patches.bilinear
+    monkeypatch.setattr(patches, "bilinear", lambda *given: drawn.append((given[2], given[3])) or original(*given))
     crops = Crops([synthetic((40, 40, 40), centreline=[[20, 20, 20]])], 32, 300, rotation=15)
     assert len(list(crops)) == 300
     assert drawn[::3] == drawn[1::3] == drawn[2::3]  # image, label and distance turn together
@@ -340,7 +351,9 @@ def test_augmentation_zooms_and_mirrors_the_crops(monkeypatch):
     seen = []
     original = patches.rotate_and_crop
     monkeypatch.setattr(
-        patches, "rotate_and_crop", lambda *given: seen.append((given[0].shape[-1], given[4])) or original(*given)
+        patches,
+        "rotate_and_crop",
+        lambda cube, **given: seen.append((cube.shape[-1], given["zoom"])) or original(cube, **given),
     )
     crops = Crops([synthetic((60, 60, 60), centreline=[[30, 30, 30]])], 32, 60, augment=True)
     assert len(list(crops)) == 60

@@ -75,6 +75,19 @@ def test_cube_is_read_in_its_place_and_air_beyond_the_grid(plane):
 
 
 @pytest.mark.parametrize("plane", [0, 1, 2])
+@pytest.mark.parametrize("low", [[20, 30, 10], [-7, 60, -2]])
+def test_lines_near_the_airway_are_all_that_is_not_zero(path, plane, low):
+    for store in (Store.open(path), Store.open(path).on("cpu")):
+        for name in ("label", "distance"):
+            numbers, lines = store.read_lines(name, np.array(low), 40, plane)
+            cube = torch.zeros(40 * 40, 40)
+            cube[numbers] = lines
+            dense = store.read(name, np.array(low), 40, plane)
+            assert torch.equal(cube.view(40, 40, 40).movedim(2, plane), dense) and dense.any()
+            assert len(numbers) < 1000  # of 1600
+
+
+@pytest.mark.parametrize("plane", [0, 1, 2])
 def test_cube_lies_in_memory_with_its_plane_last(plane):
     assert synthetic((30, 30, 30)).read("image", np.zeros(3, int), 8, plane).stride(plane) == 1
 
