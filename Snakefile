@@ -6,7 +6,7 @@
 import json
 import sys
 
-from airwaylib.plan import read_preset
+from airwaylib.plan import planned_variants, read_preset
 
 NAME = config.get("preset", "quick")
 PRESET = read_preset(NAME)
@@ -108,7 +108,7 @@ rule ablations:
         f"{RESULTS}/tables/ablation.csv",
         f"{RESULTS}/tables/effects.csv",
     params:
-        yaml=json.dumps({"study": PRESET.study, "runs": list(RUNS)}),
+        yaml=json.dumps({"study": PRESET.study, "runs": list(RUNS), "planned": planned_variants()}),
     shell:
         "mkdir -p {RESULTS}/notebooks && {PAPERMILL} {input.notebook} {RESULTS}/notebooks/03_ablations.ipynb -y {params.yaml:q}"
 

@@ -104,9 +104,14 @@ class Preset(BaseModel, extra="forbid", frozen=True):
         named = {self.variants[variant].get(link) for link in LINKS}
         return [f"{other}_{seed}" for other in sorted(named - {None})]
 
-    def planned(self) -> list[dict[str, Any]]:
-        """The variants with their settings, for 03_ablations to tell what was not run."""
-        return [{"variant": variant, **self.settings, **changes} for variant, changes in self.variants.items()]
+
+def planned_variants(path: Path = PATH) -> list[dict[str, Any]]:
+    """Variants of all presets of a study.yaml with their settings, for 03_ablations to tell what was not run."""
+    found = {}
+    for preset in read_presets(path).values():
+        for variant, changes in preset["variants"].items():
+            found.setdefault(variant, {"variant": variant, **preset.get("settings", {}), **changes})
+    return list(found.values())
 
 
 def read_preset(name: str, path: Path = PATH) -> Preset:
@@ -117,11 +122,18 @@ def read_preset(name: str, path: Path = PATH) -> Preset:
     InputError
         No such preset (the message lists those there are), or one with a fault.
     """
+    presets = read_presets(path)
+    if name not in presets:
+        raise InputError(f"{path}: no preset {name!r}: choose one of {', '.join(presets)}")
+    return study.validated(Preset, {"study": name} | presets[name], f"{path.name}, {name}")
+
+
+def read_presets(path: Path) -> dict[str, dict[str, Any]]:
+    """The presets of a study.yaml by name, as they stand there."""
     try:
         presets = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
         raise InputError(f"{path}: no readable YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(presets, dict) or name not in presets:
-        known = ", ".join(presets) if isinstance(presets, dict) else "none"
-        raise InputError(f"{path}: no preset {name!r}: choose one of {known}")
-    return study.validated(Preset, {"study": name} | presets[name], f"{path.name}, {name}")
+    if not isinstance(presets, dict):
+        raise InputError(f"{path}: no presets in it")
+    return presets

@@ -61,7 +61,22 @@ class FigureParameters(BaseModel, extra="forbid"):
     """Parameters of 04_figures."""
 
     study: str = Field("quick", description="results are read from and written to results/<study>/")
-    runs: list[str] = Field(["final_dice", "both_general_union"], min_length=1, description="runs to compare, in order")
+    runs: list[str] | None = Field(None, min_length=1, description="runs to compare; null: all that are there")
+    baseline: str = Field("final_dice", description="variant that the others are compared with")
+    ours: str = Field("both_general_union", description="variant that is shown as the method")
+    curves: list[str] | None = Field(
+        None, min_length=1, description="variants of the precision-TD curves; null: the baseline and ours"
+    )
+
+
+class AblationParameters(BaseModel, extra="forbid"):
+    """Parameters of 03_ablations."""
+
+    study: str = Field("quick", description="results are read from and written to results/<study>/")
+    runs: list[str] | None = Field(None, min_length=1, description="runs to compare; null: all that are there")
+    planned: list[dict[str, Any]] = Field(
+        [], description="variants planned: variant, its settings, seeds; none: no plan"
+    )
 
 
 class ExploreParameters(BaseModel, extra="forbid"):

@@ -7,7 +7,7 @@ from airwaylib import study
 from airwaylib.config import TrainConfig
 from airwaylib.errors import InputError
 from airwaylib.gradient_study import GradientParameters
-from airwaylib.plan import Phantoms, Preset, read_preset
+from airwaylib.plan import Phantoms, Preset, planned_variants, read_preset
 
 SMALL = {"study": "s", "phantoms": {"train": "0-1", "test": "8"}, "seeds": [0, 3], "variants": {"a": {"loss": "dice"}}}
 
@@ -80,6 +80,14 @@ def test_presets_of_the_repository():
     assert {run["sampling"] for run in runs} == {"uniform", "small_airway", "centreline", "hard_skeleton"}
     losses = {"dice", "dice_bce", "tversky", "root_tversky", "general_union_without_weights", "general_union"}
     assert losses <= {run["loss"] for run in runs}
+
+
+def test_planned_are_the_variants_of_all_presets_once():
+    planned = planned_variants()
+    names = [row["variant"] for row in planned]
+    assert len(names) == len(set(names)) and set(names) >= set(read_preset("paper").variants)
+    (row,) = [row for row in planned if row["variant"] == "unet_general_union"]
+    assert (row["network"], row["width"], row["epochs"]) == ("unet", 8, 100)
 
 
 def test_gradients_of_quick_are_those_of_its_runs():

@@ -1,0 +1,176 @@
+"""Plots of ablations: effects as a forest, detection by diameter, completeness against precision."""
+
+from collections.abc import Iterable, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from airwaylib.figures import GREY
+from airwaylib.gradient_figures import COLOURS, MARKERS, add_legend, plain, series_styles
+
+NAMES = {
+    "td": "tree length detected",
+    "bd": "branches detected",
+    "dsc": "DSC",
+    "precision": "precision",
+    "fpr": "false positive rate",
+    "leakage": "leakage",
+    "td_truth": "true tree length detected",
+    "bd_truth": "true branches detected",
+}
+MOST_LINES = 6  # in one panel: more cannot be told apart
+
+
+def variant_styles(names: Iterable[str]) -> dict[str, dict]:
+    """A style for each variant: colours come again after eight, each time with the next marker."""
+    styles = series_styles(names)
+    for i, style in enumerate(styles.values()):
+        style["marker"] = MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]
+    return styles
+
+
+def plot_effects(
+    effects: pd.DataFrame, title: str, metrics: Sequence[str] = ("td", "bd", "dsc", "precision")
+) -> Figure:
+    """Effects as a forest plot: a row a pair of variants, grouped by factor, a panel a metric.
+
+    Dot: difference. Thick bar: Student's 95 % interval over the seeds; thin one below it: bootstrap over the cases. A
+    dot without a bar has one seed, or one case. Filled where the interval over the seeds leaves 0 out, else hollow.
+
+    effects: `ablation.effects`.
+    """
+    metrics = [metric for metric in metrics if metric in set(effects["metric"])]
+    rows, headings, depth = layout(effects)
+    panels = max(1, len(metrics))
+    size = (4.2 + 2.3 * panels, 1.9 + 0.3 * depth)
+    figure, axes = plt.subplots(1, panels, figsize=size, layout="constrained", sharey=True, squeeze=False)
+    colours = {factor: COLOURS[i % len(COLOURS)] for i, factor in enumerate(headings)}
+    for ax, metric in zip(axes[0], metrics, strict=False):
+        ax.axvline(0, color=GREY, lw=0.8)
+        for row in effects[effects["metric"] == metric].to_dict("records"):
+            draw_effect(ax, rows[pair_of(row)][0], row, colours[row["factor"]])
+        ax.set(xlabel=f"{NAMES.get(metric, plain(metric))}\n(percentage points)")
+    first = axes[0][0]
+    places = [*headings.values(), *(place for place, _ in rows.values())]
+    first.set_yticks(places, [*(plain(factor) for factor in headings), *(label for _, label in rows.values())])
+    for tick in first.get_yticklabels()[: len(headings)]:
+        tick.set_fontweight("bold")
+    first.set_ylim(depth - 0.3, -0.7)
+    for ax in axes[0]:
+        ax.tick_params(axis="y", length=0)
+    figure.suptitle(title)
+    if effects.empty:
+        first.set(title="no two variants differ in one factor alone", xticks=[])
+        return figure
+    explain(first)
+    return figure
+
+
+def explain(ax: Axes) -> None:
+    """The forest's legend: what its lines and dots are, in grey."""
+    ax.plot([], [], color=GREY, lw=2.2, marker="o", label="difference, 95 % interval over the seeds")
+    ax.plot([], [], color=GREY, lw=0.9, label="bootstrap interval over the cases")
+    ax.plot(
+        [], [], color=GREY, ls="", marker="o", mfc="white", label="interval over the seeds holds 0, or there is none"
+    )
+    add_legend(ax.figure, ax.figure.get_figwidth())
+
+
+def pair_of(row: dict) -> tuple[str, str, str]:
+    """What names a row of the forest."""
+    return row["factor"], row["from_variant"], row["to_variant"]
+
+
+def layout(effects: pd.DataFrame) -> tuple[dict[tuple, tuple[int, str]], dict[str, int], int]:
+    """Place and label of each pair, place of each factor's heading, and how many places there are."""
+    rows, headings, place = {}, {}, 0
+    for factor, part in effects.groupby("factor", sort=False):
+        headings[factor] = place
+        for row in part.drop_duplicates(["from_variant", "to_variant"]).to_dict("records"):
+            place += 1
+            held = f"  ({plain(row['held'])})" if row["held"] else ""
+            rows[pair_of(row)] = place, f"{plain(row['from'])} → {plain(row['to'])}{held}"
+        place += 1
+    return rows, headings, place
+
+
+def draw_effect(ax: Axes, place: float, row: dict, colour: str) -> None:
+    """One dot with its two intervals."""
+    clear = row["low"] > 0 or row["high"] < 0
+    ax.plot([row["low"], row["high"]], [place, place], color=colour, lw=2.2, solid_capstyle="butt", zorder=2)
+    ends = [row["low_cases"], row["high_cases"]]
+    ax.plot(ends, [place + 0.27, place + 0.27], color=colour, lw=0.9, alpha=0.7, zorder=2)
+    ax.plot(row["difference"], place, "o", color=colour, mfc=colour if clear else "white", ms=5.5, zorder=3)
+
+
+def plot_td_by_diameter(table: pd.DataFrame, title: str) -> Figure:
+    """Tree length detected by airway diameter: a line a variant, its mean over the seeds, bars from lowest to highest.
+
+    table: `ablation.by_bin` of "diameter_mm"; under each bin is the number of its branches. Many variants share out
+    among panels, six in one at most.
+    """
+    variants, bins = list(dict.fromkeys(table["variant"])), list(dict.fromkeys(table["diameter_mm"]))
+    panels = max(1, -(-len(variants) // MOST_LINES))
+    groups = [list(group) for group in np.array_split(variants, panels)]
+    columns = min(2, panels)
+    lines = -(-panels // columns)
+    size = (5.6 * columns if columns > 1 else 6.6, 3.4 * lines + 0.9)
+    figure, axes = plt.subplots(lines, columns, figsize=size, layout="constrained", sharey=True, squeeze=False)
+    styles, counts = variant_styles(variants), table.groupby("diameter_mm")["branches"].max()
+    for ax, group in zip(axes.flat, groups, strict=False):
+        for i, name in enumerate(group):
+            rows = table[table["variant"] == name].set_index("diameter_mm").reindex(bins)
+            x = np.arange(len(bins)) + 0.06 * (i - (len(group) - 1) / 2)
+            reach = [rows["td_mean"] - rows["td_min"], rows["td_max"] - rows["td_mean"]]
+            ax.errorbar(x, rows["td_mean"], reach, capsize=2, elinewidth=1, label=label_of(name, rows), **styles[name])
+        ax.set_xticks(range(len(bins)), [f"{name}\n({counts[name]:g})" for name in bins])
+        ax.set(xlabel="airway diameter in mm (branches)", ylabel="tree length detected (%)", ylim=(-2, 103))
+    for ax in axes.flat[panels:]:
+        ax.remove()
+    add_legend(figure, size[0])
+    figure.suptitle(title)
+    return figure
+
+
+def label_of(name: str, rows: pd.DataFrame) -> str:
+    """A variant in words, with the number of its seeds."""
+    seeds = int(rows["seeds"].max())
+    return f"{plain(name)} ({seeds} seed{'' if seeds == 1 else 's'})"
+
+
+def plot_td_against_precision(table: pd.DataFrame, seeds: pd.DataFrame, title: str) -> Figure:
+    """Tree length detected against precision: a variant's mean, with intervals over the seeds; each seed a small dot.
+
+    table: `ablation.ablation_table`; seeds: `ablation.by_seed`. The axes show the means and the seeds; an interval that
+    goes on beyond is cut.
+    """
+    figure, ax = plt.subplots(figsize=(6.6, 5.2), layout="constrained")
+    for name, style in variant_styles(table["variant"]).items():
+        row, dots = table[table["variant"] == name].iloc[0], seeds[seeds["variant"] == name]
+        ax.plot(dots["precision"], dots["td"], color=style["color"], ls="", marker="o", ms=3, zorder=4)
+        across, up = (reach_of(row, metric) for metric in ("precision", "td"))
+        label = label_of(name, table[table["variant"] == name])
+        style = style | {"ls": "", "ms": 9, "mfc": "none", "mew": 1.6}
+        ax.errorbar(row["precision_mean"], row["td_mean"], up, across, elinewidth=1, label=label, zorder=3, **style)
+    for metric, limit in (("precision", ax.set_xlim), ("td", ax.set_ylim)):
+        limit(*window([*seeds[metric], *table[f"{metric}_mean"]]))
+    ax.set(xlabel="precision (%)", ylabel="tree length detected (%)")
+    add_legend(figure, 6.6)
+    figure.suptitle(title)
+    return figure
+
+
+def reach_of(row: pd.Series, metric: str) -> np.ndarray | None:
+    """How far the interval goes from the mean, down and up, (2, 1); None without an interval."""
+    low, mean, high = (row[f"{metric}_{part}"] for part in ("low", "mean", "high"))
+    return np.array([[mean - low], [high - mean]]) if np.isfinite([low, high]).all() else None
+
+
+def window(values: Sequence[float]) -> tuple[float, float]:
+    """Limits with room for an interval around percentages."""
+    low, high = np.nanmin(values), np.nanmax(values)
+    margin = max(0.35 * (high - low), 2.0)
+    return max(low - margin, -1.0), min(high + margin, 101.0)
