@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from airwaylib.errors import InputError
-from airwaylib.study_commands import reproduce
+from airwaylib.study_commands import report, reproduce
 
 app = typer.Typer(
     help="Airway segmentation with WingsNet and the General Union loss (after Zheng et al., IEEE TMI 2021).",
@@ -252,6 +252,7 @@ def tree(
 
 
 app.command()(reproduce)
+app.command()(report)
 
 
 def read_settings(path: Path) -> dict:
