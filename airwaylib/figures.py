@@ -1,6 +1,5 @@
 """Every plot of the study. Okabe-Ito colours, units on the axes, PNG and SVG that a rebuild leaves unchanged."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -159,22 +158,6 @@ def plot_segmentation(ct: np.ndarray, mask: np.ndarray, spacing: Spacing, title:
         ax.set_title(f"{('axial', 'coronal')[axis]} slice {index}")
     ax = figure.add_subplot(1, 3, 3)
     draw_surface(ax, {BLUE: mask}, spacing)
-    figure.suptitle(title)
-    return figure
-
-
-def plot_by_diameter(scores: pd.DataFrame, title: str) -> Figure:
-    """TD and BD of each run by airway diameter, with the branches of each bin: run, diameter_mm, branches, td, bd."""
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained", sharey=True)
-    names = {"td": "tree length detected (%)", "bd": "branches detected (%)"}
-    styles = zip(itertools.cycle((ORANGE, BLUE, VERMILION, GREY)), itertools.cycle("o^sD"), strict=True)
-    for (run, rows), (colour, marker) in zip(scores.groupby("run", sort=False), styles, strict=False):
-        for ax, name in zip(axes, names, strict=True):
-            ticks = [f"{bin_}\n({n})" for bin_, n in zip(rows["diameter_mm"], rows["branches"], strict=True)]
-            ax.plot(ticks, rows[name], color=colour, marker=marker, label=run)
-    for ax, label in zip(axes, names.values(), strict=True):
-        ax.set(xlabel="airway diameter in mm (branches)", ylabel=label, ylim=(0, 103))
-    axes[0].legend(frameon=False)
     figure.suptitle(title)
     return figure
 

@@ -11,10 +11,11 @@ from typing import NamedTuple
 import cc3d
 import numpy as np
 import pandas as pd
+from scipy.spatial import cKDTree
 
 from airwaylib.errors import InputError
 from airwaylib.exact09 import exact09_columns
-from airwaylib.reference import Spacing, convention_by_name, parse_reference
+from airwaylib.reference import Reference, Spacing, convention_by_name, parse_reference
 from airwaylib.segments import cut_out, label_points, skeleton_pairs
 from airwaylib.thinning import coordinates, thin_voxels
 
@@ -166,9 +167,63 @@ def by_generation(scored: pd.DataFrame) -> pd.DataFrame:
 
 def by_diameter(scored: pd.DataFrame, edges: Sequence[float] = DIAMETERS) -> pd.DataFrame:
     """TD and BD of `Reference.score` by the branches' diameter, in bins 0-2, 2-4, ... mm (lower edge included)."""
+    return by_group(scored, diameter_bins(scored["diameter_mm"], edges))
+
+
+def diameter_bins(diameters: pd.Series, edges: Sequence[float] = DIAMETERS) -> pd.Series:
+    """The bin of each diameter (mm), categories 0-2, 2-4, ...: lower edge included, the last one open."""
     names = [f"{low:g}-{high:g}" for low, high in itertools.pairwise(edges)]
-    bins = pd.cut(scored["diameter_mm"], [*edges[:-1], np.inf], right=False, labels=names)
-    return by_group(scored, bins.rename("diameter_mm"))
+    return pd.cut(diameters, [*edges[:-1], np.inf], right=False, labels=names).rename("diameter_mm")
+
+
+def overlap_by_diameter(
+    prediction: np.ndarray, label: np.ndarray, spacing: Spacing, reference: Reference
+) -> pd.DataFrame:
+    """How well voxels agree around branches of each diameter; a voxel's diameter is that of the nearest branch's.
+
+    Parameters
+    ----------
+    prediction, label : array
+        Boolean (D, H, W); of a prediction, the part that the convention takes.
+    spacing : tuple
+        x, y, z in mm; distances to the branches' axes are in mm.
+    reference : Reference
+        The branches, and the points of their axes; a phantom's own (`true_reference`), or parsed.
+
+    Returns
+    -------
+    DataFrame
+        A row a bin of `DIAMETERS`: diameter_mm, hit, false, missed (voxels), dsc, precision (percent; NaN where there
+        are no voxels).
+
+    Examples
+    --------
+    >>> label = np.zeros((9, 9, 40), bool); label[3:6, 3:6] = True
+    >>> half = label.copy(); half[:, :, 20:] = False
+    >>> table = overlap_by_diameter(half, label, (1, 1, 1), parse_reference(label))
+    >>> table.loc[table["hit"] > 0, ["diameter_mm", "hit", "missed", "dsc"]].round(1).to_dict("records")
+    [{'diameter_mm': '2-4', 'hit': 180, 'missed': 180, 'dsc': 66.7}]
+    """
+    voxels, step, own = np.argwhere(prediction | label), np.array(spacing[::-1], float), reference.branch > 0
+    diameter = pd.Series(np.nan, range(len(voxels)))  # without a branch, no voxel has one
+    if own.any():
+        nearest = cKDTree(reference.index[own] * step).query(voxels * step, workers=-1)[1]
+        table = reference.table.set_index("branch")["diameter_mm"]
+        diameter = table.reindex(reference.branch[own][nearest]).reset_index(drop=True)
+    predicted, labelled = prediction[tuple(voxels.T)], label[tuple(voxels.T)]
+    counts = pd.DataFrame(
+        {"hit": predicted & labelled, "false": predicted & ~labelled, "missed": labelled & ~predicted}
+    )
+    return with_overlap(counts.groupby(diameter_bins(diameter), observed=False).sum().astype(int).reset_index())
+
+
+def with_overlap(counts: pd.DataFrame) -> pd.DataFrame:
+    """Counts of voxels (hit, false, missed) with their `dsc` and `precision`, percent; NaN where there are none."""
+    hit, false, missed = (counts[name] for name in ("hit", "false", "missed"))
+    return counts.assign(
+        dsc=200 * hit / (2 * hit + false + missed).replace(0, np.nan),
+        precision=100 * hit / (hit + false).replace(0, np.nan),
+    )
 
 
 def by_group(scored: pd.DataFrame, group: pd.Series) -> pd.DataFrame:

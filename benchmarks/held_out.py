@@ -9,39 +9,24 @@ nearest. Intervals: bootstrap, 95 %, of the mean over the cases.
 """
 
 import argparse
-import itertools
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from scipy.spatial import KDTree
 from tqdm import tqdm
 
 from airwaylib import study
 from airwaylib.cli import read_settings
 from airwaylib.evaluation import score_case, true_tree
 from airwaylib.inference import segment
-from airwaylib.metrics import DIAMETERS, largest_component
+from airwaylib.metrics import largest_component, overlap_by_diameter
 from airwaylib.networks import load_checkpoint
 from airwaylib.phantom import ensure_named
 from airwaylib.reference import true_reference
 from airwaylib.stages import Recipe
 from airwaylib.statistics import bootstrap_interval, summarise
-from airwaylib.volume import Volume, read_ct, read_mask, write_volume
+from airwaylib.volume import read_ct, read_mask, write_volume
 
 SCORES = ["td", "bd", "precision", "dsc", "td_truth", "bd_truth"]
-
-
-def precision_by_diameter(prediction: Volume, label: np.ndarray, tree: pd.DataFrame) -> dict[str, float]:
-    """Precision (percent) of the predicted voxels nearest to the true branches of each diameter bin."""
-    reference = true_reference(tree, label.shape, prediction.spacing)
-    step = np.array(prediction.spacing[::-1])
-    voxels = np.argwhere(largest_component(prediction.array))
-    nearest = KDTree(reference.index * step).query(voxels * step, workers=-1)[1]
-    diameter = reference.table.set_index("branch")["diameter_mm"][reference.branch[nearest]]
-    names = [f"{low:g}-{high:g}" for low, high in itertools.pairwise(DIAMETERS)]
-    bins = pd.cut(diameter.to_numpy(), [*DIAMETERS[:-1], np.inf], right=False, labels=names)
-    return (100 * pd.Series(label[tuple(voxels.T)]).groupby(bins, observed=True).mean()).to_dict()
 
 
 def with_intervals(cases: pd.DataFrame) -> pd.DataFrame:
@@ -73,7 +58,9 @@ def main() -> None:
         write_volume(prediction, results / "predictions" / f"{case}.nii.gz")
         whole, groups = score_case(prediction, label, truth=tree)
         scores.append({"case": case, **{name: whole[name] for name in SCORES}})
-        precision = precision_by_diameter(prediction, label.array, tree)
+        own = true_reference(tree, label.array.shape, label.spacing)
+        voxels = overlap_by_diameter(largest_component(prediction.array), label.array, label.spacing, own)
+        precision = voxels.set_index("diameter_mm")["precision"].to_dict()
         bins.append(groups["by_diameter"].assign(case=case, precision=lambda t, p=precision: t["diameter_mm"].map(p)))
     scores = pd.DataFrame(scores)
     study.write_csv(results / "tables" / "scores.csv", scores)

@@ -24,7 +24,6 @@ from airwaylib.figures import (
     draw_surface,
     draw_tree_file,
     overlap,
-    plot_by_diameter,
     plot_crops,
     plot_predictions,
     plot_segmentation,
@@ -432,14 +431,3 @@ def test_tree_file_is_a_page_or_a_picture_and_nothing_else(tree, tmp_path):
         draw_tree_file(tree, tmp_path / name, "dollars: $_$")  # no formula
     assert {path.name for path in tmp_path.iterdir()} == {"a.html", "b.png", "c.svg"}
     assert plt.get_fignums() == []
-
-
-def test_scores_by_diameter_have_a_line_a_run():
-    rows = [("dice", "0-2", 9, 40.0, 30.0), ("dice", "2-4", 5, 90.0, 80.0), ("gul", "0-2", 9, 70.0, 60.0)]
-    figure = plot_by_diameter(pd.DataFrame(rows, columns=["run", "diameter_mm", "branches", "td", "bd"]), "phantoms")
-    td, bd = figure.axes
-    assert [line.get_label() for line in td.lines] == ["dice", "gul"]
-    assert [list(line.get_ydata()) for line in td.lines] == [[40, 90], [70]]
-    assert list(td.lines[0].get_xdata()) == ["0-2\n(9)", "2-4\n(5)"]
-    assert [list(line.get_ydata()) for line in bd.lines] == [[30, 80], [60]]
-    assert len({(line.get_color(), line.get_marker()) for line in td.lines}) == 2

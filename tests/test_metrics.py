@@ -12,8 +12,15 @@ from hypothesis.extra.numpy import arrays
 
 from airwaylib.drawing import Grid, draw_tubes
 from airwaylib.errors import InputError
-from airwaylib.metrics import by_diameter, by_generation, evaluate, largest_component, pool_groups
-from airwaylib.reference import CONVENTIONS, parse_reference
+from airwaylib.metrics import (
+    by_diameter,
+    by_generation,
+    evaluate,
+    largest_component,
+    overlap_by_diameter,
+    pool_groups,
+)
+from airwaylib.reference import CONVENTIONS, Reference, parse_reference
 from airwaylib.volume import read_mask
 
 ATM22 = Path(__file__).parents[2] / "shared" / "data" / "atm22-teams"
@@ -299,6 +306,36 @@ def test_branches_by_diameter():
     assert table["diameter_mm"].tolist() == ["0-2", "2-4", "8-20"]  # 2.0 mm belongs to the upper bin
     assert table["branches"].tolist() == [1, 2, 1]
     assert table["length_mm"].tolist() == [5, 30, 50]
+
+
+def test_overlap_by_diameter_takes_the_nearest_branch():
+    """Two branches along x, 3 and 9 mm wide, 12 mm apart in y; the points between them belong to the nearer one."""
+    points = [(0, y, x) for y in (2, 8) for x in range(10)]
+    table = pd.DataFrame({"branch": [1, 2], "generation": 0, "diameter_mm": [3.0, 9.0], "length_mm": 9.0})
+    reference = Reference(np.array(points), np.repeat([1, 2], 10), table, np.zeros((0, 3), int))
+    label, prediction = np.zeros((2, 12, 10), bool), np.zeros((2, 12, 10), bool)
+    label[0, 2, :] = label[0, 7:10, :] = True  # 10 and 30 voxels
+    prediction[0, 2, :4] = prediction[0, 4, :2] = True  # 4 hits, 2 false ones nearer to the thin branch
+    prediction[0, 7:10, :] = prediction[0, 6, :] = True  # 30 hits, 10 false
+    found = overlap_by_diameter(prediction, label, (1.0, 2.0, 1.0), reference).set_index("diameter_mm")
+    assert list(found.index) == ["0-2", "2-4", "4-6", "6-8", "8-20"]
+    assert found.loc["2-4", ["hit", "false", "missed"]].tolist() == [4, 2, 6]
+    assert found.loc["8-20", ["hit", "false", "missed"]].tolist() == [30, 10, 0]
+    assert found.loc["2-4", ["dsc", "precision"]].tolist() == pytest.approx([200 * 4 / 16, 100 * 4 / 6])
+    assert found.loc["8-20", ["dsc", "precision"]].tolist() == pytest.approx([200 * 30 / 70, 75])
+    assert found.loc[["0-2", "4-6", "6-8"], ["dsc", "precision"]].isna().all().all()
+
+
+def test_points_of_no_branch_give_no_diameter():
+    """The voxel lies on a point of branch 0 (of another component), but takes the diameter of the branch beyond."""
+    table = pd.DataFrame({"branch": [1], "generation": 0, "diameter_mm": [5.0], "length_mm": 9.0})
+    reference = Reference(np.array([(0, 0, 0), (0, 0, 5)]), np.array([0, 1]), table, np.zeros((0, 3), int))
+    label = np.zeros((1, 1, 6), bool)
+    label[0, 0, 0] = True
+    found = overlap_by_diameter(label, label, (1.0, 1.0, 1.0), reference).set_index("diameter_mm")
+    assert found["hit"].to_dict() == {"0-2": 0, "2-4": 0, "4-6": 1, "6-8": 0, "8-20": 0}
+    without = Reference(reference.index, np.array([0, 0]), table.iloc[:0], reference.voxels)
+    assert overlap_by_diameter(label, label, (1.0, 1.0, 1.0), without)["hit"].tolist() == [0, 0, 0, 0, 0]
 
 
 def test_groups_of_several_cases_are_summed():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -228,27 +229,94 @@ def test_03_ablations_of_a_study_without_runs_says_so(tmp_path):
     assert not (tmp_path / "results").exists()
 
 
-def test_04_figures(home):
+EXHIBITS = {
+    *("tube_erosion", "architecture", "gradient_maps", "class_ratios", "scores_by_diameter"),
+    *("trade_off", "trees", "predictions", "tree"),
+}
+TABLES_04 = {
+    *(
+        "tube_profiles",
+        "tube_erosion",
+        "architecture",
+        "architecture_groups",
+        "gradient_maps",
+        "class_ratios",
+        "scores",
+    ),
+    *("scores_by_case", "comparison", "ablation", "exact09", "published", "scores_by_diameter", "trade_off"),
+    *("trees", "tree", "runs", "claims"),
+}
+
+
+@pytest.fixture(scope="module")
+def exhibits(home):
+    """Results of 04_figures of the two runs, with gradient maps as 01 leaves them and probes as of a run with them."""
+    results = home / "results/quick"
+    shutil.copy(NOTEBOOKS.parent / "claims.yaml", home)
+    write_study(results / "gradients", size=24)
+    probe = {"epoch": 1, "step": 0, "layer": "ec1", "layer_ratio": 2.0, "ratio": 3.0, "index": 0.1}
+    study.write_csv(results / "runs/final_dice/probes.csv", pd.DataFrame([probe | {"erosion": 0.1, "dilation": 0.2}]))
     done, executed = papermill("04_figures.ipynb", home)
     assert done.returncode == 0, done.stderr[-3000:]
-    results = home / "results/quick"
-    table = pd.read_csv(results / "tables/scores.csv")
-    assert list(table["run"]) == ["final_dice", "both_general_union"]
-    by_case = pd.read_csv(results / "tables/scores_by_case.csv")
-    run = pd.read_csv(results / "runs/final_dice/scores.csv")
-    assert by_case.query("run == 'final_dice'")["td"].tolist() == run["td"].tolist()
-    assert table.loc[0, "td_mean"] == pytest.approx(run["td"].mean(), abs=0.01)
-    comparison = pd.read_csv(results / "tables/comparison.csv").set_index("metric")
-    union = pd.read_csv(results / "runs/both_general_union/scores.csv")
-    assert comparison.loc["td", "difference"] == pytest.approx(union["td"].mean() - run["td"].mean(), abs=0.01)
-    by_diameter = pd.read_csv(results / "tables/scores_by_diameter.csv")
-    tree = pd.read_csv(home / "data/phantoms/raw/mini_0001/tree.csv")
-    assert by_diameter.groupby("run")["branches"].sum().tolist() == [len(tree)] * 2  # the phantom's own branches
-    for name in ("predictions", "scores_by_diameter", "tree"):
-        assert (results / f"figures/{name}.png").stat().st_size > 10_000
+    tables = {path.stem: pd.read_csv(path) for path in (results / "tables").glob("*.csv")}
+    return results, tables, executed
+
+
+def test_04_figures_draws_and_tabulates_every_exhibit(exhibits):
+    results, tables, executed = exhibits
+    assert set(tables) == TABLES_04
+    for name in EXHIBITS:
+        assert (results / f"figures/{name}.png").stat().st_size > 5_000
         assert (results / f"figures/{name}.svg").exists()
     assert "plotly" in (results / "figures/tree.html").read_text()
-    assert pictures(executed) == 3
+    assert "mini" in (results / "tables/exact09.tex").read_text()
+    assert (results / "report.html").stat().st_size > 10_000
+    assert pictures(executed) == len(EXHIBITS)
+
+
+def test_04_figures_numbers_are_the_runs(exhibits, home):
+    results, tables, _ = exhibits
+    runs = {name: pd.read_csv(results / f"runs/{name}/scores.csv") for name in ("final_dice", "both_general_union")}
+    scores = tables["scores"].set_index("variant")
+    assert list(scores.index) == ["final_dice", "both_general_union"]
+    assert (scores["convention"] == "paper").all() and scores["td_low"].isna().all()  # one seed has no interval
+    assert tables["scores_by_case"].query("variant == 'final_dice'")["td"].tolist() == runs["final_dice"]["td"].tolist()
+    for name, run in runs.items():
+        assert scores.loc[name, "td_mean"] == pytest.approx(run["td"].mean(), abs=0.01)
+    gap = runs["both_general_union"]["td"].mean() - runs["final_dice"]["td"].mean()
+    comparison = tables["comparison"].set_index("metric")
+    assert comparison.loc["td", "difference"] == pytest.approx(gap, abs=0.01)
+    tree = pd.read_csv(home / "data/phantoms/raw/mini_0001/tree.csv")
+    by_diameter = tables["scores_by_diameter"].groupby("variant")["branches"].sum()
+    assert by_diameter.tolist() == [len(tree)] * 2  # the phantom's own branches
+    parameters = tables["architecture"]["parameters"].sum() + tables["architecture_groups"]["parameters"].sum()
+    assert parameters == study.read_json(results / "runs/both_general_union/summary.json")["parameters"]
+    at_half = tables["trade_off"].query("probability == 0.5").set_index("variant")
+    for name, run in runs.items():
+        assert at_half.loc[name, "td"] == pytest.approx(run["td"].item(), abs=0.01)
+    assert set(tables["published"]["whose"]) == {"ours", "published"}
+    assert set(tables["claims"]["verdict"]) <= {"holds", "holds partly", "fails", "open", "not run"}
+
+
+def test_04_figures_without_maps_and_probes_says_so(home, tmp_path):
+    """The runs alone: the exhibits that need 01 or probes are left out, and the notebook says which."""
+    shutil.copytree(home / "results/quick/runs", tmp_path / "results/quick/runs")
+    (tmp_path / "results/quick/runs/final_dice/probes.csv").unlink(missing_ok=True)
+    (tmp_path / "data").symlink_to(home / "data")
+    shutil.copy(NOTEBOOKS.parent / "claims.yaml", tmp_path)
+    done, executed = papermill("04_figures.ipynb", tmp_path, curves=["final_dice"])
+    assert done.returncode == 0, done.stderr[-3000:]
+    text = executed.read_text()
+    assert "01_gradient_erosion was not run for this study" in text
+    assert "no probes.csv" in text
+    assert not (tmp_path / "results/quick/figures/gradient_maps.png").exists()
+    assert set(pd.read_csv(tmp_path / "results/quick/tables/trade_off.csv")["variant"]) == {"final_dice"}
+
+
+def test_04_figures_refuses_a_baseline_without_runs(home):
+    done, _ = papermill("04_figures.ipynb", home, baseline="deep_dice")
+    assert done.returncode != 0
+    assert "no finished run of variant 'deep_dice'; there are final_dice, both_general_union" in done.stderr
 
 
 def test_06_segment_ct(home):

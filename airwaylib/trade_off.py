@@ -1,0 +1,101 @@
+"""Precision against tree length detected, as the probability from which on a voxel is airway goes from low to high.
+
+A mask at one threshold is one point of a curve; two runs are told apart by their curves, not by where on them each
+threshold happens to lie.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor, nn
+
+from airwaylib import study
+from airwaylib.cases import find_case, read_case
+from airwaylib.config import TrainConfig
+from airwaylib.exhibits import runs_of
+from airwaylib.inference import airway_component, decoder_probability, segment_maps
+from airwaylib.lungs import lung_mask
+from airwaylib.metrics import DETECTED, largest_component, overlap
+from airwaylib.networks import CheckpointInfo, load_checkpoint
+from airwaylib.reference import parse_reference
+from airwaylib.runs import StudyRuns
+from airwaylib.volume import Volume
+
+PROBABILITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+COLUMNS = ["case", "probability", "td", "bd", "precision", "dsc"]
+
+
+def trade_off(
+    config: TrainConfig,
+    probabilities: Sequence[float] = PROBABILITIES,
+) -> pd.DataFrame:
+    """Scores of a run's test cases at each threshold (percent, convention `paper`): `COLUMNS`.
+
+    An empty mask has no precision (NaN).
+    Kept in the run's trade_off.csv, which is taken if it is younger than the checkpoint and has the same cases and
+    thresholds.
+
+    Raises
+    ------
+    InputError
+        No checkpoint, or a case that cannot be read or segmented.
+    """
+    path = config.folder / "trade_off.csv"
+    if (
+        path.is_file()
+        and config.checkpoint.is_file()
+        and path.stat().st_mtime_ns > config.checkpoint.stat().st_mtime_ns
+    ):
+        kept = pd.read_csv(path)
+        wanted = [(case, probability) for case in config.test_cases for probability in probabilities]
+        if list(kept) == COLUMNS and list(zip(kept["case"], kept["probability"], strict=True)) == wanted:
+            return kept
+    network, info = load_checkpoint(config.checkpoint)
+    rows = []
+    for case in config.test_cases:
+        ct, label, _ = read_case(find_case(study.path(config.data), case))
+        probability = probability_map(ct, network, info, config.device)
+        rows += [{"case": case, **row} for row in curve(probability.array, ct, label, probabilities)]
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    study.write_csv(path, table)
+    return table
+
+
+def probability_map(ct: Volume, network: nn.Module, info: CheckpointInfo, device: str = "auto") -> Volume:
+    """Airway probability of every voxel on the CT's grid, float32; 0 away from the lungs' windows."""
+
+    def twice(network: nn.Module, image: Tensor) -> Tensor:
+        # `segment_maps` makes a mask of the first map and gives back the others.
+        return decoder_probability(network, image).repeat(1, 2, 1, 1, 1)
+
+    return segment_maps(ct, network, info, twice, 2, device=device, progress=False)[1][0]
+
+
+def curve(probability: np.ndarray, ct: Volume, label: Volume, probabilities: Iterable[float]) -> list[dict[str, float]]:
+    """Scores at each threshold (`COLUMNS` without the case) of the component that `inference.segment` would take."""
+    lung, rows = lung_mask(ct), []
+    reference = parse_reference(label.array, label.spacing)
+    for threshold in probabilities:
+        mask = largest_component(airway_component(probability >= threshold, lung, ct.spacing))
+        found = overlap(mask, reference.voxels)
+        rows.append(
+            {
+                "probability": threshold,
+                "td": 100 * float(mask[tuple(reference.index.T)].mean()),
+                "bd": 100 * float((reference.score(mask)["share"] >= DETECTED).mean()),
+                "precision": found["precision"] if mask.any() else np.nan,
+                "dsc": found["dsc"],
+            }
+        )
+    return rows
+
+
+def trade_offs(runs: StudyRuns, variants: Iterable[str], progress: Callable[[Any], Any] = iter) -> pd.DataFrame:
+    """`trade_off` of all finished runs of the variants: variant, seed, `COLUMNS`. progress: wraps the runs."""
+    tables = []
+    for run in progress([run for variant in variants for run in runs_of(runs, variant)]):
+        row = runs.table.set_index("run").loc[run]
+        tables.append(trade_off(runs.configs[run]).assign(variant=row["variant"], seed=row["seed"]))
+    return pd.concat(tables, ignore_index=True)[["variant", "seed", *COLUMNS]]
