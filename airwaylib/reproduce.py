@@ -12,7 +12,9 @@ from airwaylib.plan import Preset, read_preset
 PAUSE = 2.0  # seconds between looks at what is done
 
 
-def reproduce(name: str, runs: list[str] | None = None, cores: int = 2, options: list[str] | None = None) -> list[str]:
+def reproduce(
+    name: str, runs: list[str] | None = None, cores: int | None = 2, options: list[str] | None = None
+) -> list[str]:
     """Make what is missing of preset `name`: its runs, or `runs` of them, and then the report of all that are done.
 
     Says after each run how long the others are likely to take. A run that fails does not keep the others back.
@@ -21,8 +23,8 @@ def reproduce(name: str, runs: list[str] | None = None, cores: int = 2, options:
     ----------
     name, runs : str, list of str
         Preset of study.yaml, and names of some of its runs (None: all).
-    cores : int
-        CPU cores to use.
+    cores : int, optional
+        CPU cores to use, on a cluster: at most by a job (None: the profile says it).
     options : list of str, optional
         More options for Snakemake, such as `["--profile", "profiles/slurm"]`.
 
@@ -44,8 +46,8 @@ def reproduce(name: str, runs: list[str] | None = None, cores: int = 2, options:
             f"({', '.join(map(str, preset.seeds))}), such as {next(iter(preset.settings_by_run()))}"
         )
     chosen = ["--config", f"preset={name}", *([f"runs={','.join(runs)}"] if runs else [])]
-    common = ["--cores", str(cores), "--rerun-incomplete", "--nolock", "--quiet", "all", *(options or []), *chosen]
-    common += ["--rerun-triggers", "mtime", "params"]
+    common = ["--rerun-incomplete", "--nolock", "--quiet", "all", *(options or []), *chosen]
+    common += ["--rerun-triggers", "mtime", "params", *(["--cores", str(cores)] if cores else [])]
     with TimeLeft(preset, wanted):
         snakemake(["--keep-going", *common, "--", "runs"])
     missing = [run for run in wanted if not is_done(preset, run)]

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from airwaylib import reproduce, study
+from airwaylib import reproduce, study, study_commands
 from airwaylib.errors import InputError
 from airwaylib.reproduce import TimeLeft
 
@@ -125,6 +125,15 @@ def test_some_runs_only(tiny):
     finish(runs, "final_dice_1")
     assert reproduce.reproduce("tiny", ["final_dice_1"], options=["--profile", "p"]) == []
     assert "runs=final_dice_1" in calls[0] and calls[0][calls[0].index("--profile") + 1] == "p"
+
+
+def test_with_a_profile_this_machines_cores_are_no_limit(tiny):
+    runs, calls = tiny
+    finish(runs, "final_dice_1")
+    for cores, given in ((None, [False]), (3, [True])):
+        calls.clear()
+        study_commands.reproduce("tiny", ["final_dice_1"], cores, Path("profiles/slurm"))
+        assert ["--cores" in call for call in calls] == given * 2
 
 
 def test_what_cannot_be_reproduced_is_told(tiny, monkeypatch):
