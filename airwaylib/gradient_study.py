@@ -57,6 +57,7 @@ class GradientParameters(BaseModel, extra="forbid", frozen=True):
     probe_every: int = Field(20, ge=1, description="training steps between looks at the loss's ratio and the erosion")
     looked_at: list[int] = Field([0, 1, 5], min_length=1, description="epochs looked at; 0: before training")
     view: int = Field(64, ge=16, multiple_of=8, description="side of the crop looked at, voxels")
+    branch_cases: int = Field(2, ge=1, description="test cases, from the first, whose branches are looked at")
 
     @model_validator(mode="after")
     def epochs_within(self) -> "GradientParameters":
@@ -168,15 +169,15 @@ def look(config: TrainConfig, parameters: GradientParameters) -> dict[str, pd.Da
             for layer, gradients in class_gradients(*case, encoder_weight=config.encoder_weight, by_group=True)
         ]
         for layer, measures, binned, share in found[::-1]:  # in the order of the forward pass
-            layers.append(about | {"epoch": epoch, "layer": layer} | measures | state)
-            bins += [
-                about | {"epoch": epoch, "layer": layer} | row | bin_edges(row["by"], row["bin"]) for row in binned
-            ]
+            where = about | {"epoch": epoch, "layer": layer}
+            layers.append(where | measures | state)
+            bins += [where | row | bin_edges(row["by"], row["bin"]) for row in binned]
             shares.append((epoch, layer, share))
     measures = pd.DataFrame(layers)[["epoch", "layer", "erosion", "dilation", "ratio", "share"]]
     shown = about | {"case": view.case, "spacing": list(view.spacing)}
     write_maps(maps_folder(config.study) / f"{config.run}.zarr", shown, view.image, view.label, shares, measures)
-    branches = pd.concat([missed_branches(config, case, parameters.early) for case in config.test_cases])
+    cases = config.test_cases[: parameters.branch_cases]
+    branches = pd.concat([missed_branches(config, case, parameters.early) for case in cases])
     return {"layers": pd.DataFrame(layers), "bins": pd.DataFrame(bins), "branches": branches.assign(**about)}
 
 
@@ -203,8 +204,7 @@ def missed_branches(config: TrainConfig, case: str, early: int) -> pd.DataFrame:
     view = View.of(config, case)
     tree = parse_tree(view.label, view.spacing)
     network, _ = load_checkpoint(snapshot_path(config, config.epochs))
-    everywhere = np.ones(view.image.shape, bool)
-    probability = predict_probability(network, view.image, everywhere, window=96, progress=False)
+    probability = predict_probability(network, view.image, np.ones(view.image.shape, bool), 96, progress=False)
     inside = largest_component(probability >= 0.5)[tuple(tree.index.T)]
     branch = tree.centreline["branch"].to_numpy()
     detected = np.bincount(branch, inside)[1:] / np.bincount(branch)[1:]
@@ -245,7 +245,7 @@ def run_study(parameters: GradientParameters) -> dict[str, pd.DataFrame]:
 def looked_at(config: TrainConfig, parameters: GradientParameters) -> dict[str, pd.DataFrame]:
     """The tables of one run, read if they stand for these parameters, else made."""
     done, store = config.folder / "gradients.json", maps_folder(config.study) / f"{config.run}.zarr"
-    asked = parameters.model_dump(include={"looked_at", "view", "test_cases"})
+    asked = parameters.model_dump(include={"looked_at", "view", "test_cases", "branch_cases"})
     files = {name: config.folder / f"gradient_{name}.csv" for name in TABLES}
     if not (done.exists() and study.read_json(done) == asked and store.exists()):
         for name, table in look(config, parameters).items():

@@ -48,6 +48,8 @@ def reproduce(
     chosen = ["--config", f"preset={name}", *([f"runs={','.join(runs)}"] if runs else [])]
     common = ["--rerun-incomplete", "--nolock", "--quiet", "all", *(options or []), *chosen]
     common += ["--rerun-triggers", "mtime", "params", *(["--cores", str(cores)] if cores else [])]
+    if not options:  # on one machine, runs that need a GPU take turns on the first one: nothing parcels out several
+        common += ["--resources", "gpu=1"]
     with TimeLeft(preset, wanted):
         snakemake(["--keep-going", *common, "--", "runs"])
     missing = [run for run in wanted if not is_done(preset, run)]

@@ -19,6 +19,9 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from airwaylib.ledger import as_markdown, read_ledger
+from airwaylib.plan import read_preset
+
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -366,17 +369,19 @@ def test_what_runs_leave_behind_is_ignored():
 
 
 def test_readme_shows_the_committed_results():
-    """Every row of the README's table is the committed table's, rounded to one decimal."""
+    """Every row of the README's table is the committed table's, and the ledger is the committed one."""
     readme = (ROOT / "README.md").read_text()
-    with (ROOT / "results/quick/tables/scores.csv").open() as file:
+    with (ROOT / "results/quick/tables/ablation.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["run"] for row in rows] == ["final_dice", "both_general_union"]
+    assert {row["variant"] for row in rows} == set(read_preset("quick").variants)
     for row in rows:
         scores = [
-            f"{float(row[f'{m}_mean']):.1f} ± {float(row[f'{m}_sd']):.1f}" for m in ("td", "bd", "precision", "dsc")
+            f"{float(row[f'{m}_mean']):.1f} ({float(row[f'{m}_low']):.1f} to {float(row[f'{m}_high']):.1f})"
+            for m in ("td", "bd", "precision", "dsc")
         ]
-        (line,) = [line for line in readme.splitlines() if line.startswith(f"| `{row['run']}`")]
+        (line,) = [line for line in readme.splitlines() if line.startswith(f"| `{row['variant']}`:")]
         assert [cell.strip() for cell in line.strip("|").split("|")[1:]] == scores
+    assert as_markdown(read_ledger(ROOT / "results/quick/tables/claims.csv"), measures=False) in readme
 
 
 def test_readmes_claims_are_the_committed_ones():

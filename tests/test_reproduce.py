@@ -117,6 +117,7 @@ def test_runs_first_then_the_report_of_what_is_done(tiny, capsys):
     assert [call[-1] for call in calls] == ["runs", "report"]
     assert "--keep-going" in calls[0] and "--keep-going" not in calls[1]
     assert all(call[call.index("--cores") + 1] == "3" for call in calls)
+    assert all(call[call.index("--resources") + 1] == "gpu=1" for call in calls)
     assert "not done: both_general_union_1" in capsys.readouterr().out
 
 
@@ -124,6 +125,7 @@ def test_some_runs_only(tiny):
     runs, calls = tiny
     finish(runs, "final_dice_1")
     assert reproduce.reproduce("tiny", ["final_dice_1"], options=["--profile", "p"]) == []
+    assert "--resources" not in calls[0]  # a cluster has its own
     assert "runs=final_dice_1" in calls[0] and calls[0][calls[0].index("--profile") + 1] == "p"
 
 
