@@ -48,7 +48,7 @@ def prepare(
     root: Annotated[Path, typer.Argument(help="Folder of the data set; data/README.md tells what must lie where.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder for prepared/CASE.zarr and cases.csv.  [default: data/LAYOUT]"),
+        typer.Option("--output", "-o", help="Folder for prepared/CASE.zarr and cases.csv; without it, data/LAYOUT."),
     ] = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes; without it, one for each core and 6 GB of memory.")
@@ -89,9 +89,12 @@ def prepare(
 @app.command()
 def train(
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the file's.")
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE...", help="Settings that replace the file's; `airwaylib.config` lists all."),
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file of training settings.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file of settings, or a recipe of stages such as recipes/paper.yaml.")
+    ] = None,
 ) -> None:
     """Train a run, or every stage of a recipe, or go on where it was cut off. Writes results/STUDY/runs/RUN/."""
     import yaml
@@ -104,7 +107,10 @@ def train(
         key, equals, value = override.partition("=")
         if not equals:
             raise InputError(f"{override!r} is not a setting: write KEY=VALUE, such as epochs=20")
-        settings[key] = yaml.safe_load(value)
+        try:
+            settings[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"{override!r}: the value is no valid YAML ({' '.join(str(error).split())})") from error
     recipe = study.validated(Recipe, settings, str(config or "settings"))
     from airwaylib.launch import train as train_recipe  # after the settings' errors: torch takes seconds to import
 

@@ -96,11 +96,20 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
     memory: float | None = Field(
         None,
         ge=0,
+        allow_inf_nan=False,
         description="GB of cases held decoded where crops are cut; null: 1, or half of a GPU's free memory",
     )
     deterministic: bool = Field(
         False, description="the same numbers in each run on a GPU, too, at some cost in speed; a CPU's always are"
     )
+
+    @field_validator("train_cases", "validation_cases", "test_cases")
+    @classmethod
+    def case_names(cls, names: list[str]) -> list[str]:
+        """Plain names: stores and masks are files of these names."""
+        if bad := [name for name in names if not name or Path(name).name != name]:
+            raise ValueError(f"{bad[0]!r} is no name of a case: give plain names without slashes")
+        return names
 
     @field_validator("study", "run")
     @classmethod
@@ -149,6 +158,10 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
         """Refuse settings that would do nothing without another."""
         if (self.sampling == "hard_skeleton") != (self.missed_by is not None):
             raise ValueError("sampling hard_skeleton and missed_by need each other: name the run that misses")
+        if self.schedule == "steps" and any(not 0 < end < self.epochs for end in self.milestones):
+            raise ValueError(f"milestones {self.milestones}: each must lie between 0 and the epochs, {self.epochs}")
+        if any(not 0 <= epoch <= self.epochs for epoch in self.snapshots):
+            raise ValueError(f"snapshots {self.snapshots}: each must be an epoch from 0 to {self.epochs}")
         if not self.validation_cases and (self.patience is not None or self.test_with == "best"):
             raise ValueError("patience and test_with best need validation_cases to tell which epoch is best")
         return self

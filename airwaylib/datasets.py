@@ -19,7 +19,7 @@ import zarr
 from airwaylib.cases import SPLITS, Case, write_table
 from airwaylib.errors import InputError
 from airwaylib.layouts import find_cases
-from airwaylib.prepare import prepare_files
+from airwaylib.prepare import UNITS, prepare_files
 
 SHARES = (0.1, 0.1)  # of the cases for validation and test, where a set's authors publish no split of its labels
 GB_A_JOB = 6  # memory for a process; 1.6 GB seen for 373 slices (benchmarks/prepare_case.py), some CTs have 1000
@@ -65,6 +65,8 @@ def prepare_dataset(
     InputError
         Nothing of that layout there, a split that does not fit, no good case at all, or a process that was killed.
     """
+    if distance_unit not in UNITS:
+        raise InputError(f"distance unit {distance_unit!r} is unknown: choose {' or '.join(UNITS)}")
     found = find_cases(layout, root)
     report = Report(faults=dict(found.faults), notes=list(found.notes))
     of = default_split(layout, found.cases) if split is None else given_split(split, found.cases, found.faults, root)
@@ -142,7 +144,7 @@ def given_split(
         listed = split.get(part) or []
         if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
             raise InputError(
-                f"split: {part} must be a list of names of cases, such as [{', '.join(sorted(known)[:2])}]"
+                f"split: {part} must be a list of names of cases, such as {sorted(known)[:2]}, digits in quotes"
             )
         for name in listed:
             if name in of:

@@ -27,10 +27,15 @@ def read_run(folder: str | Path) -> TrainConfig:
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
-        raise InputError(f"{folder}: no training run (no config.json); give results/STUDY/runs/RUN")
+        raise InputError(
+            f"{folder}: no training run (no config.json); give results/STUDY/runs/RUN, or masks and their references"
+        )
     if not (folder / "summary.json").is_file():
         raise InputError(f"{folder}: the run is not finished; go on with it by airwaylib train and its settings")
-    return study.validated(TrainConfig, study.read_json(folder / "config.json"), f"{folder / 'config.json'}")
+    config = study.validated(TrainConfig, study.read_json(folder / "config.json"), f"{folder / 'config.json'}")
+    if folder.resolve() != config.folder.resolve():
+        raise InputError(f"{folder}: holds the run of {config.folder}; move it there, under the name it was trained by")
+    return config
 
 
 def score_test_cases(
@@ -51,6 +56,7 @@ def score_test_cases(
     if not config.test_cases:
         raise InputError(f"{config.folder}: the run has no test_cases to score; name masks and references instead")
     convention_by_name(convention)  # an unknown one is an error before anything is segmented
+    load_checkpoint(config.checkpoint)  # and so is a missing checkpoint
     evaluation, rows = Evaluation(convention), []
     for case in progress(config.test_cases):
         try:
@@ -83,6 +89,6 @@ def mask_of(config: TrainConfig, case: str, ct: Volume) -> Volume:
         if kept.same_grid(ct):
             return kept
     network, info = load_checkpoint(config.checkpoint)
-    mask = segment(ct, network, info, device=config.device)
+    mask = segment(ct, network, info, device="cpu" if config.device == "cpu" else "auto")
     write_volume(mask, path)
     return mask

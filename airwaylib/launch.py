@@ -14,8 +14,11 @@ from typing import Any
 import torch
 
 from airwaylib import study
+from airwaylib.config import TrainConfig
 from airwaylib.devices import world_size
 from airwaylib.errors import InputError
+from airwaylib.loss_table import loss_by_name
+from airwaylib.networks import build_network, load_checkpoint
 from airwaylib.stages import Recipe
 from airwaylib.training import train as train_run
 
@@ -47,11 +50,26 @@ def train(recipe: Recipe) -> list[dict[str, Any]]:
 def train_stages(recipe: Recipe) -> list[dict[str, Any]]:
     """Train each stage that is not finished yet in this process, in their order; the summary of each."""
     runs, summaries = recipe.runs(), []
+    refuse_what_would_fail_later(runs)
     for number, run in enumerate(runs, 1):
         if len(runs) > 1 and os.environ.get("RANK", "0") == "0":
             print(f"stage {number} of {len(runs)}: {run.run}", flush=True)
         summaries.append(train_run(run))
     return summaries
+
+
+def refuse_what_would_fail_later(runs: list[TrainConfig]) -> None:
+    """Raise `InputError` for a name that a later stage would stumble over, before the first one is trained."""
+    made = set()
+    for run in runs:
+        loss_by_name(run.loss, **({} if run.alpha is None else {"alpha": run.alpha}))
+        build_network(run.network, width=run.width, supervision=run.supervision)
+        former = run.missed_by
+        if former and former not in made and not (study.run_folder(run.study, former) / "summary.json").exists():
+            raise InputError(f"{run.run}: missed_by {former!r} is no earlier stage and no finished run of this study")
+        if run.start and study.path(run.start).parent not in {study.run_folder(run.study, name) for name in made}:
+            load_checkpoint(study.path(run.start))
+        made.add(run.run)
 
 
 def run_processes(count: int, program: list[str]) -> None:

@@ -136,8 +136,8 @@ def two_folders(cts: tuple[str, ...], labels: tuple[str, ...]) -> Callable[[Path
 def named(*patterns: tuple[str, str]) -> Callable[[Path], tuple[list[Place], list[Place]]]:
     """CTs and labels anywhere, whose case is told by their name or a folder's: (regular expression, case's name).
 
-    A label has `label`, `mask`, `gt`, `annotation` or `segmentation` in its path below the root, or `airway` in its
-    file's name.
+    A label has `label`, `mask`, `gt`, `annotation` or `segmentation` in its path below the folder that holds them all,
+    or `airway` in its file's name.
     """
 
     def case(parts: tuple[str, ...]) -> str | None:
@@ -149,10 +149,11 @@ def named(*patterns: tuple[str, str]) -> Callable[[Path], tuple[list[Place], lis
 
     def find(root: Path) -> tuple[list[Place], list[Place]]:
         places: tuple[list[Place], list[Place]] = ([], [])
-        for path in images(root):
-            parts = path.relative_to(root).parts
-            if name := case(parts):
-                places[LABELS.search("/".join(parts)) is not None].append((name, path))
+        found = list(images(root))
+        top = Path(os.path.commonpath(found)) if len(found) > 1 else root  # its name, the set's, tells nothing
+        for path in found:
+            if name := case(path.relative_to(root).parts):
+                places[LABELS.search(path.relative_to(top).as_posix()) is not None].append((name, path))
         return places
 
     return find

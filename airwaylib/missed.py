@@ -3,6 +3,7 @@
 The paper's are those of a network first trained with the Dice loss.
 """
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 from lightning_fabric import Fabric
 from tqdm import tqdm
 
+from airwaylib import study
 from airwaylib.errors import InputError
 from airwaylib.files import atomic_path
 from airwaylib.inference import predict_probability
@@ -33,17 +35,22 @@ def missed_points(store: Store, prediction: np.ndarray) -> np.ndarray:
 def with_missed_points(stores: list[Store], run: Path, fabric: Fabric) -> list[Store]:
     """The stores, each with what the finished run in folder `run` misses of it (probability below its threshold).
 
-    Found once, with a bar, and kept as RUN/missed/CASE.npz; processes that share the run take turns.
+    Found once, with a bar, and kept as RUN/missed/CASE.npz with what they were found of; processes that share the run
+    take turns.
 
     Raises
     ------
     InputError
-        The run has no checkpoint: it has to be trained first.
+        The run is not finished: it has to be trained first.
     """
-    lacking = [store for store in stores if read_points(missed_file(run, store), store) is None]
+    checkpoint = run / "checkpoint.safetensors"
+    if not (run / "summary.json").exists():
+        raise InputError(f"{run}: not a finished run, so it is not known what it misses; train it first")
+    weights = study.checksum(checkpoint)
+    lacking = [store for store in stores if read_points(run, store, weights) is None]
     fabric.barrier()  # all have looked before one writes
     if lacking:
-        network, info = load_checkpoint(run / "checkpoint.safetensors")
+        network, info = load_checkpoint(checkpoint)
         mine = lacking[fabric.global_rank :: fabric.world_size]
         for store in tqdm(mine, desc=f"missed by {run.name}", unit="case", leave=False, disable=None):
             image = store.image[:]
@@ -52,9 +59,9 @@ def with_missed_points(stores: list[Store], run: Path, fabric: Fabric) -> list[S
             )
             points = missed_points(store, probability >= info.probability)
             with atomic_path(missed_file(run, store)) as temporary:
-                np.savez_compressed(temporary, points=points, shape=store.shape)
+                np.savez_compressed(temporary, points=points, of=found_of(store, weights))
     fabric.barrier()
-    return [replace(store, missed_points=read_points(missed_file(run, store), store)) for store in stores]
+    return [replace(store, missed_points=read_points(run, store, weights)) for store in stores]
 
 
 def missed_file(run: Path, store: Store) -> Path:
@@ -62,9 +69,16 @@ def missed_file(run: Path, store: Store) -> Path:
     return run / "missed" / f"{store.name}.npz"
 
 
-def read_points(path: Path, store: Store) -> np.ndarray | None:
-    """The points kept at `path`; None if there are none, or they are of another grid than the case's present one."""
+def found_of(store: Store, weights: str) -> str:
+    """What a case's misses depend on: the network's weights (a checksum), and the case's grid and centreline."""
+    centreline = hashlib.sha256(np.ascontiguousarray(store.centreline_points).tobytes()).hexdigest()
+    return f"{weights} {store.shape} {centreline}"
+
+
+def read_points(run: Path, store: Store, weights: str) -> np.ndarray | None:
+    """The misses kept with the run; None if there are none, or they are of other weights or another case."""
+    path = missed_file(run, store)
     if not path.exists():
         return None
     with np.load(path, allow_pickle=False) as kept:
-        return kept["points"] if tuple(kept["shape"]) == store.shape else None
+        return kept["points"] if "of" in kept and str(kept["of"]) == found_of(store, weights) else None

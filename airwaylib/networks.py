@@ -59,7 +59,9 @@ def save_checkpoint(
     weights = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in network.state_dict().items()}
     with atomic_path(path) as temporary:
         # One key: safetensors orders several at random, and equal networks must give equal bytes.
-        safetensors.torch.save_file(weights, temporary, {"airwaylib": json.dumps(vars(info), sort_keys=True)})
+        # Written by Python: of a full disk, safetensors itself tells by an error of its own.
+        about = {"airwaylib": json.dumps(vars(info), sort_keys=True)}
+        temporary.write_bytes(safetensors.torch.save(weights, about))
 
 
 def load_checkpoint(path: str | Path) -> tuple[nn.Module, CheckpointInfo]:

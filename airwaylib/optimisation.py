@@ -14,7 +14,7 @@ from airwaylib.config import TrainConfig
 def learning_rate_at(config: TrainConfig, progress: float) -> float:
     """Learning rate at `progress` (0..1) through the training: cosine with 5 % linear warm-up, or steps by epoch."""
     if config.schedule == "steps":
-        return config.learning_rate * 0.1 ** sum(progress * config.epochs >= end for end in config.milestones)
+        return config.learning_rate * 0.1 ** sum(round(progress * config.epochs, 6) >= end for end in config.milestones)
     warm_up = min(1.0, progress / 0.05 + 0.02)
     return config.learning_rate * warm_up * 0.5 * (1 + math.cos(math.pi * progress))
 

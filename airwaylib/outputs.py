@@ -58,7 +58,10 @@ class Outputs:
             check_seg_suffix(self.dicom_seg)
             if ct.exists() and not ct.is_dir():
                 raise InputError(f"{ct}: a file; a DICOM Segmentation refers to the slices of a DICOM folder")
-        if len({path.absolute() for path in self.paths()}) < len(self.paths()):
+        for path in self.paths():
+            if path.resolve() == ct.resolve() or (ct.is_dir() and path.resolve().parent == ct.resolve()):
+                raise InputError(f"{path}: would be written over the CT, or among its slices; give another place")
+        if len({path.resolve() for path in self.paths()}) < len(self.paths()):
             raise InputError(f"{', '.join(map(str, self.paths()))}: give each output a name of its own")
         for path in self.paths():
             check_writable(path)

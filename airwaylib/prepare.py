@@ -11,7 +11,7 @@ Store: a zarr group of arrays on one grid (z, y, x), in chunks small enough that
 - `lung` uint8: air inside the body, the airways' too, see `lungs`
 
 Attributes: case, shape of the whole CT, lung_box, spacing, origin, direction, distance_unit, distance_max,
-small_airway_by (tree or opening), mended (what was mended in the files, in words).
+small_airway_by (tree or opening), mended (what was mended in the files, in words), sizes (bytes of CT and label).
 """
 
 from collections.abc import Sequence
@@ -36,6 +36,7 @@ from airwaylib.volume import Volume, window
 
 CHUNK = 64  # voxels a side: a 128^3 crop meets 8 to 27 chunks
 MARGIN = 5  # voxels around the lungs' box
+UNITS = ("mm", "voxels")  # of the distance to the centreline
 ENDS = ("start", "end")
 CARRIES = 0.9  # of what lies below a fork: a child with more is no main bronchus but goes on to one; our choice
 WIDEST = 1.2  # trachea's radii that a branch may have at most; a wider one means that it is no trachea; our choice
@@ -130,6 +131,7 @@ def prepare_case(
     path: str | Path,
     distance_unit: str = "mm",
     mended: Sequence[str] = (),
+    sizes: Sequence[int] = (),
 ) -> Path:
     """Write the store of one case at `path` (a folder ending in .zarr), whole or not at all; returns `path`.
 
@@ -139,15 +141,15 @@ def prepare_case(
     ct: HU.
     airway: boolean label on the CT's grid.
     distance_unit: "mm" (default; right on anisotropic CT) or "voxels" (the authors').
-    mended: what was mended in the files (`cases.read_case`), kept in the attributes.
+    mended, sizes: what was mended in the files (`cases.read_case`), and their bytes; kept in the attributes.
 
     Raises
     ------
     InputError
         Label empty or on another grid, no lung found, no airway inside the lungs' box, unknown unit.
     """
-    if distance_unit not in ("mm", "voxels"):
-        raise InputError(f"distance unit {distance_unit!r} is unknown: choose mm or voxels")
+    if distance_unit not in UNITS:
+        raise InputError(f"distance unit {distance_unit!r} is unknown: choose {' or '.join(UNITS)}")
     if not ct.same_grid(airway):
         raise InputError(
             f"{case}: CT {ct.array.shape} and label {airway.array.shape} are not on one grid; resample the label"
@@ -184,6 +186,7 @@ def prepare_case(
             distance_max=maximum,
             small_airway_by=by,
             mended=list(mended),
+            sizes=list(sizes),
         )
     return Path(path)
 
@@ -205,19 +208,23 @@ def prepare_files(case: Case, out: str | Path, distance_unit: str = "mm") -> Pat
     Raises
     ------
     InputError
-        As `cases.read_case` and `prepare_case`; a store that stands with distances in another unit.
+        As `cases.read_case` and `prepare_case`; a store that stands with distances in another unit, or of other files.
     """
     path = Path(out) / f"{case.name}.zarr"
+    sizes = [sum(file.stat().st_size for file in (p.iterdir() if p.is_dir() else [p])) for p in (case.ct, case.airway)]
     if path.exists():
         try:
-            unit = zarr.open_group(path, mode="r").attrs["distance_unit"]
+            attributes = zarr.open_group(path, mode="r").attrs
+            unit, former = attributes["distance_unit"], attributes.get("sizes") or sizes  # older stores lack them
         except (KeyError, ValueError, OSError) as error:
             raise InputError(f"{path}: no training store ({error}); delete it to make it anew") from error
         if unit != distance_unit:
             raise InputError(f"{path}: its distances are in {unit}, not in {distance_unit}; delete it to make it anew")
+        if former != sizes:
+            raise InputError(f"{path}: was made of other files than {case.ct} and {case.airway}; delete it to renew it")
         return path
     try:
         ct, airway, mended = read_case(case)
-        return prepare_case(case.name, ct, airway, path, distance_unit, mended)
+        return prepare_case(case.name, ct, airway, path, distance_unit, mended, sizes)
     except InputError as error:
         raise InputError(error if case.name in str(error) else f"{case.name}: {error}") from error

@@ -6,9 +6,27 @@ from typing import Any
 
 import pandas as pd
 
+from airwaylib import study
 from airwaylib.config import TrainConfig
+from airwaylib.errors import InputError
 from airwaylib.files import atomic_path
 from airwaylib.validation import best_epoch, rank, validated, validations_since_best
+
+MAY_CHANGE = {"device", "workers", "memory"}  # settings that make no other numbers, or those of another device
+
+
+def refuse_another_run(config: TrainConfig) -> None:
+    """Raise `InputError` if the run's folder holds a run of other settings, `MAY_CHANGE` apart."""
+    path = config.folder / "config.json"
+    if not path.exists():
+        return
+    known = {name: field.get_default(call_default_factory=True) for name, field in TrainConfig.model_fields.items()}
+    former, now = known | study.read_json(path), config.model_dump()  # older runs knew fewer settings
+    changed = sorted(k for k in (now.keys() | former.keys()) - MAY_CHANGE if now.get(k) != former.get(k))
+    if changed:
+        raise InputError(
+            f"{config.folder}: holds a run with another {', '.join(changed)}; choose another run name or delete it"
+        )
 
 
 @dataclass

@@ -69,10 +69,11 @@ def centreline_corner(store: Store, side: int, rng: np.random.Generator) -> np.n
 def hard_skeleton_corner(store: Store, side: int, rng: np.random.Generator) -> np.ndarray:
     """Hard-skeleton sampling: a cube that holds a random centreline voxel that an earlier run missed.
 
-    A case without any is drawn from its whole centreline (ours: the paper does not say).
+    Of a case without any, a cube anywhere, as in the authors' program.
     """
-    points = store.missed_points if len(store.missed_points) else store.centreline_points
-    return corner_around(points, store.shape, side, rng)
+    if not len(store.missed_points):
+        return uniform_corner(store, side, rng)
+    return corner_around(store.missed_points, store.shape, side, rng)
 
 
 def large_airway_corner(store: Store, side: int, rng: np.random.Generator) -> np.ndarray:

@@ -48,7 +48,9 @@ class Recipe(TrainConfig):
             settings = shared | {"run": f"{self.run}_{name}"} | changes
             if runs and "start" not in changes:
                 settings["start"] = (runs[-1].folder / "checkpoint.safetensors").relative_to(study.HOME).as_posix()
-            if settings["missed_by"] in list(self.stages)[: len(runs)]:
+            if settings["missed_by"] in list(self.stages)[len(runs) :]:
+                raise ValueError(f"stage {name}: missed_by {settings['missed_by']!r} is no earlier stage")
+            if settings["missed_by"] in self.stages:
                 settings["missed_by"] = f"{self.run}_{settings['missed_by']}"
             runs.append(study.validated(TrainConfig, settings, f"stage {name}"))
         return runs

@@ -188,8 +188,11 @@ def write_csv(path: str | Path, table: pd.DataFrame) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """The content of a JSON file."""
-    return json.loads(Path(path).read_text())
+    """The content of a JSON file; `InputError` if it cannot be read or is damaged."""
+    try:
+        return json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error}); delete it, or what it belongs to") from error
 
 
 def checksum(*paths: Path) -> str:

@@ -12,10 +12,10 @@ from airwaylib.errors import InputError
 def reproduce(
     preset: Annotated[str, typer.Argument(help="Preset of study.yaml: quick (minutes on a CPU), paper (GPUs), ...")],
     runs: Annotated[
-        list[str] | None, typer.Argument(metavar="[RUN]...", help="Only these runs, such as both_dice_0.")
+        list[str] | None, typer.Argument(metavar="RUN...", help="Only these runs, such as both_dice_0.")
     ] = None,
     cores: Annotated[
-        int | None, typer.Option(min=1, help="CPU cores.  [default: all, or what the profile says]")
+        int | None, typer.Option(min=1, help="CPU cores.; without it, all, or what the profile says")
     ] = None,
     profile: Annotated[
         Path | None, typer.Option(help="Snakemake profile for a cluster: profiles/slurm or profiles/kubernetes.")

@@ -3,6 +3,7 @@
 Loss of a step = loss(decoder group) + encoder_weight * loss(encoder group), as in Zheng et al., IEEE TMI 2021.
 """
 
+import io
 import pickle
 import time
 from contextlib import nullcontext
@@ -31,7 +32,7 @@ from airwaylib.networks import CheckpointInfo, build_network, save_checkpoint, s
 from airwaylib.optimisation import learning_rate_at, make_deterministic, make_optimizer
 from airwaylib.patches import Crops
 from airwaylib.probe import probe
-from airwaylib.progress import Progress
+from airwaylib.progress import Progress, refuse_another_run
 from airwaylib.store import Store, hold
 from airwaylib.supervision import as_group_logits, group_losses
 from airwaylib.validation import validate
@@ -137,7 +138,7 @@ class Run:
         whole = {name: gathered(tensor, self.fabric).detach().cpu().contiguous() for name, tensor in batch.items()}
         if self.fabric.is_global_zero:
             with atomic_path(path) as temporary:
-                safetensors.torch.save_file(whole, temporary)
+                temporary.write_bytes(safetensors.torch.save(whole))
         return path
 
     def probe(self, step: int, batch: dict[str, Tensor]) -> None:
@@ -158,8 +159,10 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "progress": asdict(self.progress),
         }
+        buffer = io.BytesIO()  # torch.save tells of a full disk by an error of its own
+        torch.save(state, buffer)
         with atomic_path(folder / "resume.pt") as temporary:
-            torch.save(state, temporary)
+            temporary.write_bytes(buffer.getbuffer())
         self.progress.write(folder)
 
     def keep_snapshot(self) -> None:
@@ -182,18 +185,13 @@ class Run:
         InputError
             The folder holds a run of another configuration, or a damaged state; no such weights.
         """
-        folder, config = self.config.folder, self.config.model_dump()
+        folder = self.config.folder
         if self.config.start is not None and not (folder / "resume.pt").exists():
             start_from(self.plain_network, study.path(self.config.start))
         if self.fabric.is_global_zero and not (folder / "config.json").exists():
-            study.write_json(folder / "config.json", config)
+            study.write_json(folder / "config.json", self.config.model_dump())
         self.fabric.barrier()
-        former = defaults() | study.read_json(folder / "config.json")  # settings unknown to older runs
-        changed = sorted(k for k in config.keys() | former.keys() if config.get(k) != former.get(k))
-        if changed:
-            raise InputError(
-                f"{folder}: holds a run with another {', '.join(changed)}; choose another run name or delete it"
-            )
+        refuse_another_run(self.config)
         if (folder / "resume.pt").exists():
             try:
                 state = torch.load(folder / "resume.pt", map_location=self.fabric.device, weights_only=True)
@@ -205,11 +203,6 @@ class Run:
             if self.fabric.is_global_zero:
                 self.progress.write(folder)
         self.fabric.barrier()  # all have read what the first is about to write
-
-
-def defaults() -> dict[str, Any]:
-    """Every setting's default."""
-    return {name: setting.get_default(call_default_factory=True) for name, setting in TrainConfig.model_fields.items()}
 
 
 def training_stores(config: TrainConfig, fabric: Fabric, device: str | torch.device) -> list[Store]:
@@ -236,14 +229,15 @@ def train(config: TrainConfig) -> dict[str, Any]:
     InputError
         Unknown names, cases without a store, another run in the folder, a folder that cannot be written.
     """
-    with make_deterministic(config.deterministic):
-        run = Run(config)
-        run.resume()
-        if not (config.folder / "summary.json").exists():
+    refuse_another_run(config)
+    if not (config.folder / "summary.json").exists():  # of a finished run, no case need be opened
+        with make_deterministic(config.deterministic):
+            run = Run(config)
+            run.resume()
             train_to_the_end(run)
             if run.fabric.is_global_zero:
                 finish(run)
-    run.fabric.barrier()
+            run.fabric.barrier()
     return study.read_json(config.folder / "summary.json")
 
 

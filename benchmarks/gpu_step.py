@@ -36,7 +36,8 @@ from plain_wingsnet import PlainWingsNet  # noqa: E402
 
 from airwaylib.layers import Convolution  # noqa: E402
 from airwaylib.optimisation import make_deterministic  # noqa: E402
-from airwaylib.patches import Crops, Store  # noqa: E402
+from airwaylib.patches import Crops  # noqa: E402
+from airwaylib.store import Store  # noqa: E402
 from airwaylib.wingsnet import WingsNet  # noqa: E402
 
 # Way: what differs from our network in float32, run as it is.

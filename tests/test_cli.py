@@ -86,6 +86,11 @@ def test_prepare_then_train_then_segment(case, tmp_path):
     assert "ml of airway" in done.stdout
 
 
+@pytest.mark.parametrize("override", ["epochs={", "milestones=[60"])
+def test_an_override_that_is_no_yaml_is_one_line(override):
+    assert f"{override!r}: the value is no valid YAML" in fails("train", override)
+
+
 def test_segment_refuses_bad_cts(case, weights, tmp_path):
     ct = read_volume(case / "ct.nii.gz")
     bad = {

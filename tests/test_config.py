@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from airwaylib import study
 from airwaylib.config import TrainConfig
+from airwaylib.errors import InputError
 
 
 def config(**changes):
@@ -66,3 +67,21 @@ def test_defaults_are_the_papers_recipe():
 
 def test_every_field_is_described():
     assert all(field.description for field in TrainConfig.model_fields.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schedule": "steps", "epochs": 30}, r"milestones \[60, 90\]: each must lie between 0 and the epochs, 30"),
+        ({"snapshots": [101]}, r"snapshots \[101\]: each must be an epoch from 0 to 100"),
+        ({"train_cases": ["a/../b"]}, "is no name of a case"),
+        ({"memory": float("inf")}, "memory"),
+        ({"sampling": "hard_skeleton"}, "sampling hard_skeleton and missed_by need each other"),
+        ({"missed_by": "dice"}, "sampling hard_skeleton and missed_by need each other"),
+        ({"patience": 3}, "need validation_cases"),
+        ({"test_with": "best"}, "need validation_cases"),
+    ],
+)
+def test_settings_that_would_do_nothing_or_harm_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        study.validated(TrainConfig, change, "settings")

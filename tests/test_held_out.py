@@ -96,3 +96,22 @@ def test_only_a_finished_run_is_read(config):
         read_run(run.folder)
     study.write_json(run.folder / "summary.json", {})
     assert read_run(run.folder) == run
+    (run.folder / "config.json").write_text("{")
+    with pytest.raises(InputError, match=r"config\.json: not readable as JSON"):
+        read_run(run.folder)
+
+
+def test_a_run_that_was_moved_is_not_taken_for_its_namesake(config, tmp_path):
+    run = config()
+    study.write_json(run.folder / "config.json", run.model_dump())
+    study.write_json(run.folder / "summary.json", {})
+    shutil.copytree(run.folder, tmp_path / "copy")
+    with pytest.raises(InputError, match=r"copy: holds the run of .*results/quick/runs/tiny; move it there"):
+        read_run(tmp_path / "copy")
+
+
+def test_a_missing_checkpoint_is_told_before_any_case_is_read(config):
+    run = config(test_cases=["mini_0404"])
+    run.checkpoint.unlink()
+    with pytest.raises(InputError, match="no such checkpoint"):
+        score_test_cases(run)

@@ -98,6 +98,21 @@ def test_what_goes_wrong_in_several_processes_is_one_line(recipe, capsys):
     assert "Traceback" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("later", "message"),
+    [
+        ({"missed_by": "dcie", "sampling": "hard_skeleton"}, "r_late: missed_by 'dcie' is no earlier stage and no fin"),
+        ({"loss": "hinge"}, "hinge"),
+        ({"network": "alexnet"}, "network 'alexnet' is unknown"),
+        ({"start": "none.safetensors"}, r"none\.safetensors: no such checkpoint"),
+    ],
+)
+def test_what_a_later_stage_would_stumble_over_is_told_before_the_first(recipe, tmp_path, later, message):
+    with pytest.raises(InputError, match=message):
+        launch.train(recipe(stages={"first": {}, "late": later}))
+    assert not (tmp_path / "results").exists()
+
+
 def test_under_torchrun_devices_are_its_processes(recipe, monkeypatch):
     seen = []
     monkeypatch.setenv("WORLD_SIZE", "3")

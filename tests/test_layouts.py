@@ -52,6 +52,14 @@ def test_aiib23(tmp_path):
     assert cases["AIIB23_7"] == ("AIIB23_Train_T1/img/AIIB23_7.nii.gz", "AIIB23_Train_T1/gt/AIIB23_7.nii.gz")
 
 
+def test_the_name_of_the_folder_that_holds_all_makes_no_label(tmp_path):
+    top = "Binary Airway Segmentation"
+    touch(tmp_path, f"{top}/image/LIDC_IDRI_0001.nii.gz", f"{top}/label/LIDC_IDRI_0001.nii.gz")
+    cases, faults, _ = found("bas", tmp_path)
+    assert not faults and list(cases) == ["LIDC_IDRI_0001"]
+    assert cases["LIDC_IDRI_0001"][0] == f"{top}/image/LIDC_IDRI_0001.nii.gz"
+
+
 @pytest.mark.parametrize("above", ["", "AeroPath/"])
 def test_aeropath(tmp_path, above):
     for n in (1, 27):

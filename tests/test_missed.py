@@ -34,6 +34,7 @@ def run(tmp_path, monkeypatch):
     """A run that finds x > 11 with probability 0.6, and the number of cases it was asked for."""
     info = CheckpointInfo("wingsnet", {"width": 1}, window=32, spacing=1.0)
     save_checkpoint(tmp_path / "checkpoint.safetensors", build_network("wingsnet", width=1), info)
+    (tmp_path / "summary.json").write_text("{}")
     asked = []
 
     def predict(network, image, lung, window, **_):
@@ -59,10 +60,24 @@ def test_misses_of_a_case_that_was_prepared_anew_are_found_anew(run):
     with_missed_points([synthetic((20, 20, 20), centreline=LINE)], folder, FABRIC)
     (found,) = with_missed_points([synthetic((21, 20, 20), centreline=LINE)], folder, FABRIC)
     assert len(asked) == 2 and len(found.missed_points) == 12
+    (found,) = with_missed_points([synthetic((21, 20, 20), centreline=LINE[:5])], folder, FABRIC)  # another label
+    assert len(asked) == 3 and found.missed_points.tolist() == LINE[:5]
 
 
-def test_a_run_that_was_not_trained_is_named(tmp_path):
+def test_misses_of_other_weights_are_found_anew(run):
+    folder, asked = run
     store = synthetic((20, 20, 20), centreline=LINE)
-    with pytest.raises(InputError, match=r"checkpoint\.safetensors: no such checkpoint"):
-        with_missed_points([store], tmp_path, FABRIC)
-    assert not missed_file(tmp_path, store).exists()
+    with_missed_points([store], folder, FABRIC)
+    info = CheckpointInfo("wingsnet", {"width": 2}, window=32, spacing=1.0)
+    save_checkpoint(folder / "checkpoint.safetensors", build_network("wingsnet", width=2), info)
+    with_missed_points([store], folder, FABRIC)
+    assert len(asked) == 2
+
+
+def test_a_run_that_is_not_finished_is_named(run):
+    folder, _ = run
+    (folder / "summary.json").unlink()
+    store = synthetic((20, 20, 20), centreline=LINE)
+    with pytest.raises(InputError, match="not a finished run, so it is not known what it misses; train it first"):
+        with_missed_points([store], folder, FABRIC)
+    assert not missed_file(folder, store).exists()

@@ -112,3 +112,14 @@ def test_a_map_needs_samples(tmp_path):
     for samples in (0, 1):
         with pytest.raises(InputError, match=rf"b.nii.gz: {samples} samples; .* --samples 8"):
             segment_file(tmp_path / "ct.nii.gz", outputs, tmp_path / "w", samples=samples)
+
+
+def test_nothing_is_written_over_the_ct_or_among_its_slices(tmp_path):
+    (tmp_path / "slices").mkdir()
+    (tmp_path / "ct.nii.gz").touch()
+    for outputs, ct in (
+        (Outputs(tmp_path / "slices/../ct.nii.gz"), tmp_path / "ct.nii.gz"),
+        (Outputs(tmp_path / "mask.nii.gz", dicom_seg=tmp_path / "slices/seg.dcm"), tmp_path / "slices"),
+    ):
+        with pytest.raises(InputError, match="would be written over the CT, or among its slices"):
+            outputs.check(ct)

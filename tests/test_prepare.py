@@ -354,7 +354,7 @@ def test_a_case_is_prepared_and_a_store_that_stands_is_kept(case, tmp_path):
     assert [path.name for path in out.iterdir()] == ["patient.zarr"]
     assert zarr.open_group(out / "patient.zarr", mode="r").attrs["case"] == "patient"
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
-    (case / "ct.nii.gz").write_bytes(b"damaged since")
+    (case / "ct.nii.gz").write_bytes(bytes((case / "ct.nii.gz").stat().st_size))  # damaged since: it is not read
     assert prepare_files(folder_case(case), out) == out / "patient.zarr"
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
     with pytest.raises(InputError, match=r"patient.zarr: its distances are in mm, not in voxels"):
@@ -481,3 +481,13 @@ def test_unknown_distance_unit(placed, tmp_path):
     with pytest.raises(InputError, match="distance unit 'inches' is unknown: choose mm or voxels"):
         prepare_case("odd", *placed, tmp_path / "odd.zarr", "inches")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_of_other_files_is_not_taken_for_this_ones(case, tmp_path):
+    store = prepare_files(folder_case(case), tmp_path)
+    assert prepare_files(folder_case(case), tmp_path) == store
+    zarr.open_group(store).attrs["sizes"] = [1, 2]
+    with pytest.raises(InputError, match=r"was made of other files than .*ct.* and .*airway.*; delete it to renew it"):
+        prepare_files(folder_case(case), tmp_path)
+    del (group := zarr.open_group(store)).attrs["sizes"]  # a store from before sizes were kept
+    assert prepare_files(folder_case(case), tmp_path) == store and "sizes" not in group.attrs

@@ -136,10 +136,10 @@ def test_hard_skeleton_cubes_hold_a_missed_voxel():
     assert (np.sum(held, 1) == 1).all() and min(np.sum(held, 0)) > 60
 
 
-def test_hard_skeleton_cubes_of_a_case_without_misses_hold_its_centreline():
-    rng = np.random.default_rng(0)
-    store = synthetic((40, 40, 40), centreline=block((2, 2, 2), (4, 4, 4)))
-    assert all(count_inside(store.centreline_points, hard_skeleton_corner(store, 8, rng), 8) for _ in range(20))
+def test_hard_skeleton_cubes_of_a_case_without_misses_lie_anywhere():
+    store = synthetic((10, 9, 8), centreline=[[0, 0, 0]])
+    corners = [hard_skeleton_corner(store, 6, np.random.default_rng(seed)).tolist() for seed in range(900)]
+    assert len({tuple(corner) for corner in corners}) == 5 * 4 * 3
 
 
 def test_the_papers_crops_are_half_small_airway_half_hard_skeleton():

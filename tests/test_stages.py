@@ -51,6 +51,8 @@ def test_the_first_stage_takes_the_start_of_all():
         ({"a/b": {}}, "stage a/b: .*plain folder name"),
         ({"one": {"sampling": "hard_skeleton"}}, "stage one: .*missed_by"),
         ({"one": 3}, "stages.one"),
+        ({"one": {"sampling": "hard_skeleton", "missed_by": "one"}}, "stage one: missed_by 'one' is no earlier stage"),
+        ({"a": {"sampling": "hard_skeleton", "missed_by": "b"}, "b": {}}, "stage a: missed_by 'b' is no earlier stage"),
     ],
 )
 def test_a_wrong_stage_is_named(stages, message):
@@ -75,3 +77,7 @@ def test_the_papers_recipe_is_the_papers():
         (100, [60, 90]), (100, [60, 90]), (30, [15, 25])
     ]  # fmt: skip
     assert first.sampling == second.sampling == "hard_skeleton"
+    assert first.missed_by == second.missed_by == dice.run
+    assert [run.start for run in (dice, first, second)] == [
+        None, *(f"results/quick/runs/paper_{stage}/checkpoint.safetensors" for stage in ("dice", "stage1"))
+    ]  # fmt: skip

@@ -137,6 +137,14 @@ def test_damaged_or_other_run_is_refused_and_kept(config):
         train(config(epochs=1))
 
 
+def test_a_finished_run_opens_no_case_and_takes_other_memory(config, monkeypatch):
+    first = train(config())
+    monkeypatch.setattr(training, "Run", None)
+    assert train(config(memory=0.1, workers=1)) == first
+    with pytest.raises(InputError, match="another seed;"):
+        train(config(seed=5, memory=0.1))
+
+
 def test_a_run_from_before_a_setting_was_known_had_its_default(config):
     first = train(config())
     file = config().folder / "config.json"
@@ -358,7 +366,7 @@ def test_deterministic_mode_is_on_in_training_only(config, monkeypatch):
         ({"loss": "dice", "alpha": 0.2}, "alpha"),
         ({"train_cases": ["mini_0404"]}, r"mini_0404\.zarr"),
         ({"crop": 128}, "mini_0000"),
-        ({"sampling": "hard_skeleton", "missed_by": "none"}, r"none.checkpoint\.safetensors: no such checkpoint"),
+        ({"sampling": "hard_skeleton", "missed_by": "none"}, "none: not a finished run"),
         ({"devices": 2}, "1 processes are running"),
     ],
 )
