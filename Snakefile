@@ -18,6 +18,14 @@ PYTHON = sys.executable
 PAPERMILL = f"{PYTHON} -m papermill --no-progress-bar"
 
 
+# What a notebook says goes to a log beside it; its last lines are shown where it fails.
+QUIETLY = (
+    "mkdir -p {{RESULTS}}/notebooks && {{PAPERMILL}} {{input.notebook}} {{RESULTS}}/notebooks/{name}.ipynb"
+    " -y {{params.yaml:q}} > {{RESULTS}}/notebooks/{name}.log 2>&1"
+    " || {{{{ tail -n 3 {{RESULTS}}/notebooks/{name}.log >&2; exit 1; }}}}"
+)
+
+
 def scores(runs):
     return [f"{RESULTS}/runs/{run}/scores.csv" for run in runs]
 
@@ -97,7 +105,7 @@ rule gradients:
         yaml=json.dumps(GRADIENTS),
     threads: workflow.cores
     shell:
-        "mkdir -p {RESULTS}/notebooks && {PAPERMILL} {input.notebook} {RESULTS}/notebooks/01_gradient_erosion.ipynb -y {params.yaml:q}"
+        QUIETLY.format(name="01_gradient_erosion")
 
 
 rule ablations:
@@ -110,7 +118,7 @@ rule ablations:
     params:
         yaml=json.dumps({"study": PRESET.study, "runs": list(RUNS), "planned": planned_variants()}),
     shell:
-        "mkdir -p {RESULTS}/notebooks && {PAPERMILL} {input.notebook} {RESULTS}/notebooks/03_ablations.ipynb -y {params.yaml:q}"
+        QUIETLY.format(name="03_ablations")
 
 
 rule figures:
@@ -125,4 +133,4 @@ rule figures:
         yaml=json.dumps({"study": PRESET.study, "runs": list(RUNS)}),
     threads: workflow.cores
     shell:
-        "mkdir -p {RESULTS}/notebooks && {PAPERMILL} {input.notebook} {RESULTS}/notebooks/04_figures.ipynb -y {params.yaml:q}"
+        QUIETLY.format(name="04_figures")

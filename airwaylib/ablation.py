@@ -263,7 +263,8 @@ def against_first(table: pd.DataFrame) -> pd.DataFrame:
     """The effects that start at a factor's first level under what is held; the others are differences of these."""
     keys = ["factor", "held", "metric"]
     reached = set(table[[*keys, "to_variant"]].itertuples(index=False, name=None))
-    return table[[row not in reached for row in table[[*keys, "from_variant"]].itertuples(index=False, name=None)]]
+    starts = [row not in reached for row in table[[*keys, "from_variant"]].itertuples(index=False, name=None)]
+    return table[np.array(starts, bool)]  # an empty list would choose columns
 
 
 def in_words(row: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ averages their gradients (NCCL between GPUs, gloo between processes of a CPU).
 """
 
 import os
+import warnings
 
 import torch
 from lightning_fabric import Fabric
@@ -39,7 +40,11 @@ def make_fabric(config: TrainConfig) -> Fabric:
     if precision == "auto":
         precision = "bf16-mixed" if cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     several = {"strategy": "ddp", "num_nodes": processes // here} if processes > 1 else {}
-    fabric = Fabric(accelerator="cuda" if cuda else "cpu", devices=here, precision=precision, **several)
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "The `srun` command"
+        )  # where Slurm is installed: we start processes ourselves
+        fabric = Fabric(accelerator="cuda" if cuda else "cpu", devices=here, precision=precision, **several)
     if several:
         fabric.launch()  # torchrun has started the processes: this joins them
     return fabric

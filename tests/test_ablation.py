@@ -167,7 +167,7 @@ def test_one_variant_has_no_effects_but_a_table_of_them(home):
     table, refused = effects(made(home, {"both": BOTH}))
     assert table.empty and refused.empty
     assert {"factor", "difference", "cohen_dz", "convention"} <= set(table)
-    assert against_first(table).empty
+    assert against_first(table).empty and list(against_first(table)) == list(table)
 
 
 def test_held_tells_what_varies_elsewhere_and_effects_start_at_the_plainest(home):
