@@ -96,6 +96,7 @@ def test_00_phantoms(home):
     assert pictures(executed) == 6
 
 
+@pytest.mark.slow
 def test_00_phantoms_without_real_data_says_so(home):
     done, executed = papermill("00_phantoms.ipynb", home, seeds=[0], study="published")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -222,6 +223,7 @@ def test_03_ablations(tmp_path):
     assert "held-out cases (synthetic)" in (results / "figures/effects.svg").read_text()
 
 
+@pytest.mark.slow
 def test_03_ablations_of_a_study_without_runs_says_so(tmp_path):
     done, _ = papermill("03_ablations.ipynb", tmp_path, study="made_up")
     assert done.returncode != 0
@@ -298,6 +300,7 @@ def test_04_figures_numbers_are_the_runs(exhibits, home):
     assert set(tables["claims"]["verdict"]) <= {"holds", "holds partly", "fails", "open", "not run"}
 
 
+@pytest.mark.slow
 def test_04_figures_without_maps_and_probes_says_so(home, tmp_path):
     """The runs alone: the exhibits that need 01 or probes are left out, and the notebook says which."""
     shutil.copytree(home / "results/quick/runs", tmp_path / "results/quick/runs")
@@ -329,7 +332,13 @@ def test_06_segment_ct(home):
     assert pictures(executed) == 1
 
 
-@pytest.mark.parametrize("notebook", [path.name for path in sorted(NOTEBOOKS.glob("*.ipynb"))])
+@pytest.mark.parametrize(
+    "notebook",
+    [
+        path.name if path.name == "02_train.ipynb" else pytest.param(path.name, marks=pytest.mark.slow)
+        for path in sorted(NOTEBOOKS.glob("*.ipynb"))
+    ],
+)
 def test_misspelt_parameter_is_an_error_that_names_the_valid_ones(notebook, tmp_path):
     done, _ = papermill(notebook, tmp_path, studdy="x")
     assert done.returncode != 0
