@@ -256,7 +256,7 @@ def test_a_given_split_passes_over_a_bad_case():
         ({"train": [], "test": ["a"]}, "no case to train on"),
         ({"test": ["a"]}, "no case to train on"),
         ({}, "no case to train on"),
-        ({"train": "a"}, r"train must be a list of names of cases, such as \[a, b\]"),
+        ({"train": "a"}, r"train must be a list of names of cases, such as \['a', 'b'\], digits in quotes"),
         ({"train": [1]}, "train must be a list of names"),
     ],
 )
