@@ -1,5 +1,5 @@
 # make study   the study on phantoms, from data to report.html (results/quick/); PRESET=paper: at the paper's size
-# make test    lint and the tests, slow ones left out (make test-slow runs those; make test-browser those in Chromium)
+# make test    lint and the tests, slow ones left out (make test-slow runs those; make test-long a study killed five times; make test-browser those in Chromium)
 # make lab     JupyterLab on the notebooks
 # make clean   removes .venv and everything that can be made again; committed results stay
 # Each target sets up .venv by itself; a second call installs nothing.
@@ -9,7 +9,7 @@ BIN := .venv/bin
 PRESET ?= quick
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: study test test-slow test-browser lint lab clean
+.PHONY: study test test-slow test-long test-browser lint lab clean
 .DELETE_ON_ERROR:
 
 study: .venv/ready
@@ -19,7 +19,10 @@ test: .venv/ready lint
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: .venv/ready
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not long"
+
+test-long: .venv/ready
+	$(BIN)/python -m pytest -m long
 
 test-browser: .venv/ready
 	$(BIN)/python -m pytest -m browser

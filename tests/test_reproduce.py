@@ -50,8 +50,10 @@ def tables(home):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_study_killed_at_any_moment_ends_with_the_same_tables(home):
-    for seconds in (9, 16, 23, 35, 45):
+    (home / "study.yaml").write_text(yaml.safe_dump({"tiny": TINY | {"seeds": [0]}}, sort_keys=False))
+    for seconds in (7, 12, 18, 26, 34):
         process = start(home)
         time.sleep(seconds)
         os.killpg(process.pid, signal.SIGKILL)
@@ -65,13 +67,13 @@ def test_a_study_killed_at_any_moment_ends_with_the_same_tables(home):
 
     began = time.monotonic()
     again = start(home)
-    assert again.communicate()[0].startswith("4 runs, 4 done before") and again.returncode == 0
+    assert again.communicate()[0].startswith("2 runs, 2 done before") and again.returncode == 0
     assert time.monotonic() - began < 60 and (home / "results/tiny/report.html").stat().st_mtime_ns == stamp
 
     shutil.rmtree(home / "results")
     undisturbed = start(home)
     said = undisturbed.communicate()[0]
-    assert undisturbed.returncode == 0 and "4 of 4 runs" in said and "min left" in said
+    assert undisturbed.returncode == 0 and "2 of 2 runs" in said and "min left" in said
     for name, table in tables(home).items():
         pd.testing.assert_frame_equal(table, found[name])
 
