@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from torch import nn
 
 from airwaylib import study
 from airwaylib.cases import find_case, read_case
@@ -12,7 +13,7 @@ from airwaylib.config import TrainConfig
 from airwaylib.errors import InputError
 from airwaylib.evaluation import Evaluation, score_case, true_tree
 from airwaylib.inference import segment
-from airwaylib.networks import load_checkpoint
+from airwaylib.networks import CheckpointInfo, load_checkpoint
 from airwaylib.reference import convention_by_name
 from airwaylib.volume import Volume, read_mask, write_volume
 
@@ -56,13 +57,13 @@ def score_test_cases(
     if not config.test_cases:
         raise InputError(f"{config.folder}: the run has no test_cases to score; name masks and references instead")
     convention_by_name(convention)  # an unknown one is an error before anything is segmented
-    load_checkpoint(config.checkpoint)  # and so is a missing checkpoint
+    trained = load_checkpoint(config.checkpoint)  # and so is a missing checkpoint
     evaluation, rows = Evaluation(convention), []
     for case in progress(config.test_cases):
         try:
             files = find_case(study.path(config.data), case)
             ct, label, _ = read_case(files)
-            prediction = mask_of(config, case, ct)
+            prediction = mask_of(config, case, ct, *trained)
             scores, groups = score_case(prediction, label, convention, truth=true_tree(files.airway))
         except InputError as error:
             evaluation.faults[case] = str(error)
@@ -81,14 +82,13 @@ def score_test_cases(
     return evaluation
 
 
-def mask_of(config: TrainConfig, case: str, ct: Volume) -> Volume:
+def mask_of(config: TrainConfig, case: str, ct: Volume, network: nn.Module, info: CheckpointInfo) -> Volume:
     """The run's mask of a case: the one in predictions/ if it is younger than the checkpoint, or a new one."""
     path = config.folder / "predictions" / f"{case}.nii.gz"
     if path.exists() and path.stat().st_mtime_ns > config.checkpoint.stat().st_mtime_ns:
         kept = read_mask(path, may_be_empty=True)
         if kept.same_grid(ct):
             return kept
-    network, info = load_checkpoint(config.checkpoint)
     mask = segment(ct, network, info, device="cpu" if config.device == "cpu" else "auto")
     write_volume(mask, path)
     return mask
