@@ -116,7 +116,7 @@ rule ablations:
         f"{RESULTS}/tables/ablation.csv",
         f"{RESULTS}/tables/effects.csv",
     params:
-        yaml=json.dumps({"study": PRESET.study, "runs": list(RUNS), "planned": planned_variants()}),
+        yaml=json.dumps({"study": PRESET.study, "runs": list(RUNS), "planned": planned_variants(NAME)}),
     shell:
         QUIETLY.format(name="03_ablations")
 

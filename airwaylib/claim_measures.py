@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from airwaylib.statistics import mean_interval
 
-SCORES = "tables/scores_by_case.csv"
+SCORES, RUNS = "tables/scores_by_case.csv", "tables/runs.csv"
 FIRST_AND_LAST = {"first": min, "last": max}  # words that stand for a column's smallest and largest value
 REDUCE = {"mean": np.mean, "largest": lambda values: np.max(np.abs(values)), "share": None}
 
@@ -123,15 +123,21 @@ class Effect(Measure):
     metric: str = Field(description="column of scores_by_case.csv")
     variant: str = Field(description="what is set against base")
     base: str = Field(description="the variant it is paired with")
+    having: dict[str, str] = Field({}, description="factors that both were trained with, such as a sampling")
 
     @property
     def text(self) -> str:
         """The measure in words."""
-        return self.measure or f"{self.metric}: {self.variant} less {self.base} (points)"
+        both = "".join(f", {level}" for level in self.having.values())
+        return self.measure or f"{self.metric}: {self.variant} less {self.base}{both} (points)"
 
     def findings(self, tables: Tables) -> Iterator[Finding]:
         """One, over the seeds that both have."""
         wide = by_variant(tables, self.metric, [self.variant, self.base]).dropna()
+        for factor, wanted in self.having.items():
+            runs = tables(RUNS, ["variant", factor])
+            if others := sorted(set(runs[runs["variant"].isin([self.variant, self.base])][factor]) - {wanted}):
+                raise MissingError(f"{self.variant} and {self.base} with {factor} {wanted}; here {', '.join(others)}")
         difference = (wide[self.variant] - wide[self.base]).groupby("seed").mean()
         if difference.empty:
             raise MissingError(f"{self.variant} and {self.base} share no seed and case")

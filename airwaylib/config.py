@@ -26,6 +26,9 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
     alpha: float | None = Field(
         None, ge=0, le=0.5, description="weight of the loss's false positives; null: the loss's default"
     )
+    root: float | None = Field(
+        None, gt=0, le=1, description="exponent of p in the loss's overlap, 1 for none; null: the loss's default"
+    )
     encoder_weight: float = Field(
         1.0, ge=0, description="lambda of the encoder group's loss; unpublished, 1 is our choice"
     )
@@ -165,6 +168,16 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
         if not self.validation_cases and (self.patience is not None or self.test_with == "best"):
             raise ValueError("patience and test_with best need validation_cases to tell which epoch is best")
         return self
+
+    @property
+    def loss_parameters(self) -> dict[str, float]:
+        """Parameters of the loss that are not left to its defaults, for `loss_table.loss_by_name`."""
+        return {name: value for name in ("alpha", "root") if (value := getattr(self, name)) is not None}
+
+    @property
+    def weight_parameters(self) -> dict[str, float]:
+        """Those that `losses.general_union_weight` depends on, too."""
+        return {name: value for name, value in self.loss_parameters.items() if name == "alpha"}
 
     @property
     def checkpoint(self) -> Path:

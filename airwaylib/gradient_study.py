@@ -142,13 +142,13 @@ def busiest_cube(store: Store, side: int) -> tuple[slice, ...]:
 def case_of(config: TrainConfig, epoch: int, view: View) -> tuple[Any, ...]:
     """A run's network after an epoch, its loss, and a view's image, label and weight: all `class_gradients` needs."""
     network, _ = load_checkpoint(snapshot_path(config, epoch))
-    alpha = {} if config.alpha is None else {"alpha": config.alpha}
     image, label, distance = (
         torch.from_numpy(np.ascontiguousarray(array, np.float32))[None, None]
         for array in (view.image / np.float32(255), view.label, view.distance)
     )
-    weight = general_union_weight(distance, label, **alpha) if config.loss in WEIGHTED else None
-    return network, loss_by_name(config.loss, **alpha), image, label, weight
+    weighted = config.loss in WEIGHTED
+    weight = general_union_weight(distance, label, **config.weight_parameters) if weighted else None
+    return network, loss_by_name(config.loss, **config.loss_parameters), image, label, weight
 
 
 def look(config: TrainConfig, parameters: GradientParameters) -> dict[str, pd.DataFrame]:

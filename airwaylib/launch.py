@@ -62,7 +62,7 @@ def refuse_what_would_fail_later(runs: list[TrainConfig]) -> None:
     """Raise `InputError` for a name that a later stage would stumble over, before the first one is trained."""
     made = set()
     for run in runs:
-        loss_by_name(run.loss, **({} if run.alpha is None else {"alpha": run.alpha}))
+        loss_by_name(run.loss, **run.loss_parameters)
         build_network(run.network, width=run.width, supervision=run.supervision)
         former = run.missed_by
         if former and former not in made and not (study.run_folder(run.study, former) / "summary.json").exists():

@@ -1,5 +1,6 @@
 """What a study consists of: presets of study.yaml, each of training runs (variants by seeds) and what follows."""
 
+import itertools
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,14 +60,27 @@ class Preset(BaseModel, extra="forbid", frozen=True):
     gpus: int = Field(0, ge=0, description="GPUs of a run; 0: none is needed")
     settings: dict[str, Any] = Field({}, description="settings of every run that differ from the defaults")
     variants: dict[str, dict[str, Any]] = Field(min_length=1, description="settings of each variant, by name")
+    cross: list[dict[str, dict[str, Any]]] = Field(
+        [], description="factors, each its levels' settings by name: every combination is a variant, too"
+    )
     gradients: dict[str, Any] | None = Field(None, description="parameters of 01_gradient_erosion; null: left out")
+
+    @model_validator(mode="before")
+    @classmethod
+    def with_crossed_variants(cls, values: Any) -> Any:
+        """Add the variants that `cross` stands for, behind those that are named."""
+        try:
+            return values | {"variants": all_variants(values)}
+        except (AttributeError, TypeError, ValueError):  # some part has another type, which its field will tell
+            return values
 
     @model_validator(mode="after")
     def runs_are_valid(self) -> "Preset":
         """Refuse a variant with a setting that no run has, or that follows one that is not there."""
-        for variant, changes in self.variants.items():
+        for variant in self.variants:
+            changes = self.changes(variant)
             for name in FIXED:
-                if name in changes or name in self.settings:
+                if name in changes:
                     raise ValueError(f"{variant}: {name} is set by the study; leave it out")
             for link in LINKS:
                 if changes.get(link) is not None and changes[link] not in self.variants:
@@ -74,14 +88,18 @@ class Preset(BaseModel, extra="forbid", frozen=True):
         self.settings_by_run()
         return self
 
+    def changes(self, variant: str) -> dict[str, Any]:
+        """What a variant's runs have otherwise than the defaults."""
+        return self.settings | self.variants[variant]
+
     def settings_by_run(self) -> dict[str, dict[str, Any]]:
         """Every setting of every run, by its name: seed by seed, so that what is compared comes together."""
-        shared = {"study": self.study, "data": self.data} | self.settings
+        shared = {"study": self.study, "data": self.data}
         shared |= {f"{part}_cases": names for part, names in self.cases().items()}
         runs = {}
         for seed in self.seeds:
-            for variant, changes in self.variants.items():
-                settings = shared | changes | {"run": f"{variant}_{seed}", "seed": seed}
+            for variant in self.variants:
+                settings = shared | self.changes(variant) | {"run": f"{variant}_{seed}", "seed": seed}
                 if (former := settings.pop("after", None)) is not None:
                     settings["start"] = f"results/{self.study}/runs/{former}_{seed}/checkpoint.safetensors"
                 if settings.get("missed_by") is not None:
@@ -101,15 +119,36 @@ class Preset(BaseModel, extra="forbid", frozen=True):
     def needed(self, run: str) -> list[str]:
         """Runs that must be done before `run`."""
         variant, _, seed = run.rpartition("_")
-        named = {self.variants[variant].get(link) for link in LINKS}
+        named = {self.changes(variant).get(link) for link in LINKS}
         return [f"{other}_{seed}" for other in sorted(named - {None})]
 
 
-def planned_variants(path: Path = PATH) -> list[dict[str, Any]]:
-    """Variants of all presets of a study.yaml with their settings, for 03_ablations to tell what was not run."""
-    found = {}
-    for preset in read_presets(path).values():
-        for variant, changes in preset["variants"].items():
+def all_variants(preset: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Variants of a preset as it stands in study.yaml: those named there, then the combinations of `cross`.
+
+    A combination's name joins those of its levels, empty ones left out. One that is named stays as it is named.
+
+    Examples
+    --------
+    >>> losses, samplings = {"dice": {"loss": "dice"}}, {"": {}, "uniform": {"sampling": "uniform"}}
+    >>> all_variants({"variants": {"dice": {"loss": "dice", "alpha": None}}, "cross": [losses, samplings]})
+    {'dice': {'loss': 'dice', 'alpha': None}, 'dice_uniform': {'loss': 'dice', 'sampling': 'uniform'}}
+    """
+    found, factors = dict(preset.get("variants") or {}), preset.get("cross") or []
+    for levels in itertools.product(*(factor.items() for factor in factors)) if factors else ():
+        name = "_".join(level for level, _ in levels if level)
+        found.setdefault(name, {key: value for _, settings in levels for key, value in settings.items()})
+    return found
+
+
+def planned_variants(name: str, path: Path = PATH) -> list[dict[str, Any]]:
+    """Variants of preset `name`, then those that only other presets have, with their settings.
+
+    With these 03_ablations tells what was not run.
+    """
+    presets, found = read_presets(path), {}
+    for preset in (presets[name], *presets.values()):
+        for variant, changes in all_variants(preset).items():
             found.setdefault(variant, {"variant": variant, **preset.get("settings", {}), **changes})
     return list(found.values())
 

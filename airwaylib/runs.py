@@ -13,7 +13,8 @@ from airwaylib import study
 from airwaylib.config import TrainConfig
 from airwaylib.errors import InputError
 
-FACTORS = ("network", "supervision", "loss", "sampling", "alpha", "encoder_weight")  # what variants are told apart by
+# What variants are told apart by.
+FACTORS = ("network", "supervision", "loss", "sampling", "alpha", "root", "encoder_weight")
 GROUPS = ("by_diameter", "by_generation")
 OUTCOMES = ("done", "incomplete", "failed", "not run")
 

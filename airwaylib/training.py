@@ -43,8 +43,7 @@ class Run:
 
     def __init__(self, config: TrainConfig):
         self.config = config
-        self.loss = loss_by_name(config.loss, **({} if config.alpha is None else {"alpha": config.alpha}))
-        self.weight_alpha = {} if config.alpha is None else {"alpha": config.alpha}
+        self.loss = loss_by_name(config.loss, **config.loss_parameters)
         self.fabric = make_fabric(config)
         drawing = {"crop", "rotation", "label_threshold", "seed", "augment", "large_airways", "sampling"}
         place = self.fabric.device if config.workers == 0 else "cpu"  # a worker process must not touch the GPU
@@ -72,7 +71,7 @@ class Run:
         """The loss's weight map of a batch; None if it has none."""
         if self.config.loss not in WEIGHTED:
             return None
-        return general_union_weight(batch["distance"], batch["label"], **self.weight_alpha)
+        return general_union_weight(batch["distance"], batch["label"], **self.config.weight_parameters)
 
     def losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Loss of the prediction (and of deep supervision's coarser heads) and of the encoder group (0 without one).

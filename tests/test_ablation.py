@@ -111,6 +111,10 @@ def test_only_seeds_that_both_have_count(home):
         ({"a": {"alpha": 0.2}, "b": {}}, [("alpha", "0.1", "0.2")]),  # General Union's default
         ({"a": {"alpha": 0.1}, "b": {}}, []),  # the same, said twice
         ({"a": {"loss": "tversky"}, "b": {}, "c": {"loss": "dice"}}, "dice tversky general_union"),
+        (
+            {"a": {"root": 0.5}, "b": {}, "c": {"root": 0.9}},
+            [("root", a, b) for a, b in (("0.5", "0.7"), ("0.5", "0.9"), ("0.7", "0.9"))],
+        ),
         ({"a": {"encoder_weight": 0.5}, "b": {}}, [("encoder_weight", "0.5", "1")]),
         (
             {"a": {"supervision": "final"}, "b": {"supervision": "final", "network": "unet", "width": 8}},

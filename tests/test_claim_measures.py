@@ -67,6 +67,19 @@ def test_what_an_effect_lacks_is_named(results, changes, why):
         findings(results, **given)
 
 
+def test_an_effect_may_ask_how_both_were_trained(results):
+    given = {"kind": "effect", "metric": "td", "variant": "union", "base": "dice", "expect": "greater"}
+    table = pd.DataFrame({"variant": ["union", "dice", "third"], "sampling": ["uniform", "uniform", "centreline"]})
+    table.to_csv(results / "tables/runs.csv", index=False)
+    (found,) = findings(results, **given, having={"sampling": "uniform"})
+    assert found.measure == "td: union less dice, uniform (points)"
+    assert found[1:] == findings(results, **given)[0][1:]
+    with pytest.raises(MissingError, match=r"^union and dice with sampling hard; here uniform$"):
+        findings(results, **given, having={"sampling": "hard"})
+    with pytest.raises(MissingError, match=r"^tables/runs\.csv has no column root$"):
+        findings(results, **given, having={"root": "0.7"})
+
+
 def test_no_table_no_seed_in_common(tmp_path, results):
     with pytest.raises(MissingError, match=r"^no tables/scores_by_case\.csv$"):
         findings(tmp_path / "empty", kind="spread", metric="bd", less="dsc", expect="greater")

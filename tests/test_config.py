@@ -25,6 +25,8 @@ def test_paths_start_at_the_projects_root():
         ({"run": "../elsewhere"}, "plain folder name"),
         ({"epochs": 0}, "epochs"),
         ({"gradient_clip": 0}, "gradient_clip"),
+        ({"root": 0}, "root"),
+        ({"root": 1.1}, "root"),
         ({"test_cases": ["mini_0000"]}, "named twice"),
         ({"widht": 4}, "widht"),
     ],

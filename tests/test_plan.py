@@ -7,6 +7,7 @@ from airwaylib import study
 from airwaylib.config import TrainConfig
 from airwaylib.errors import InputError
 from airwaylib.gradient_study import GradientParameters
+from airwaylib.ledger import read_claims
 from airwaylib.plan import Phantoms, Preset, planned_variants, read_preset
 
 SMALL = {"study": "s", "phantoms": {"train": "0-1", "test": "8"}, "seeds": [0, 3], "variants": {"a": {"loss": "dice"}}}
@@ -58,6 +59,9 @@ def test_cases_of_a_data_set_are_those_of_its_table(tmp_path):
         ({"settings": {"seed": 1}}, "a: seed is set by the study"),
         ({"variants": {"a": {"after": "b"}}}, "a: after 'b' is no variant"),
         ({"variants": {}}, "variants"),
+        ({"cross": [{"a": "dice"}]}, "cross"),
+        ({"cross": ["a"]}, "cross"),
+        ({"cross": [{"b": {"loss": "dice", "seed": 1}}]}, "b: seed is set by the study"),
         ({"seeds": []}, "seeds"),
         ({"phantoms": {"train": "one", "test": "8"}}, "'one' is no range of seeds"),
         ({"phantoms": {"train": "3-1", "test": "8"}}, "'3-1' is no range of seeds"),
@@ -71,23 +75,58 @@ def test_a_faulty_preset_is_one_line(change, message):
 
 
 def test_presets_of_the_repository():
-    quick, paper = read_preset("quick"), read_preset("paper")
+    quick, ablations, paper, cross = (read_preset(name) for name in ("quick", "ablations", "paper", "cross"))
     assert len(quick.settings_by_run()) == 15 and len(paper.seeds) >= 3
     assert [len(names) for names in paper.cases().values()] == [50, 20, 20]
+    assert set(paper.variants) - set(ablations.variants) == {"both_general_union_stage2"}
+    assert len(cross.variants) == 4 * 6 * 3 + 1 and set(cross.variants) > {"both_general_union", "deep_dice_uniform"}
     runs = paper.settings_by_run().values()
     assert {run["supervision"] for run in runs} == {"final", "deep", "decoder", "both"}
     assert {run["network"] for run in runs} == {"wingsnet", "unet", "vnet", "attention_unet", "dynunet"}
     assert {run["sampling"] for run in runs} == {"uniform", "small_airway", "centreline", "hard_skeleton"}
-    losses = {"dice", "dice_bce", "tversky", "root_tversky", "general_union_without_weights", "general_union"}
-    assert losses <= {run["loss"] for run in runs}
+    losses = {"dice", "dice_bce", "tversky", "root_tversky", "general_union_without_root", "general_union"}
+    assert losses == {run["loss"] for run in runs}
+    for factor in ("alpha", "root", "encoder_weight"):
+        assert len({run[factor] for run in runs}) >= 3, factor
+
+
+@pytest.mark.parametrize("name", ["quick", "ablations", "paper", "cross"])
+def test_claims_compare_runs_of_one_sampling(name):
+    """What a claim says of losses and supervision must not be the sampling's doing."""
+    runs = read_preset(name).settings_by_run()
+    for claim in read_claims():
+        for measure in claim.measures:
+            ends = [runs.get(f"{getattr(measure, end, None)}_0") for end in ("variant", "base")]
+            if all(ends):
+                assert ends[0]["sampling"] == ends[1]["sampling"], claim.id
+
+
+def test_crossed_levels_are_variants():
+    losses = {"dice": {"loss": "dice"}, "union": {"loss": "general_union"}}
+    samplings = {"": {}, "hard": {"sampling": "hard_skeleton", "missed_by": "first"}}
+    plan = preset(variants={"first": {"loss": "dice"}, "dice": {"loss": "dice", "width": 2}}, cross=[losses, samplings])
+    assert list(plan.variants) == ["first", "dice", "dice_hard", "union", "union_hard"]
+    runs = plan.settings_by_run()
+    assert (runs["dice_0"]["width"], runs["dice_hard_0"]["width"]) == (2, 8)  # one that is named stays
+    assert (runs["union_hard_3"]["loss"], runs["union_hard_3"]["missed_by"]) == ("general_union", "first_3")
+    assert plan.needed("union_hard_3") == ["first_3"] and plan.needed("union_3") == []
+
+
+def test_a_link_may_be_set_for_all():
+    hard = {"sampling": "hard_skeleton", "missed_by": "a"}
+    plan = preset(settings=hard, variants={"a": {"sampling": "uniform", "missed_by": None}, "b": {}})
+    assert plan.needed("b_3") == ["a_3"] and plan.needed("a_3") == []
+    assert plan.settings_by_run()["b_3"]["missed_by"] == "a_3" and plan.settings_by_run()["a_3"]["missed_by"] is None
 
 
 def test_planned_are_the_variants_of_all_presets_once():
-    planned = planned_variants()
+    planned = planned_variants("quick")
     names = [row["variant"] for row in planned]
     assert len(names) == len(set(names)) and set(names) >= set(read_preset("paper").variants)
-    (row,) = [row for row in planned if row["variant"] == "unet_general_union"]
-    assert (row["network"], row["width"], row["epochs"]) == ("unet", 8, 100)
+    assert names[:5] == list(read_preset("quick").variants)
+    by_name = {row["variant"]: row for row in planned_variants("paper")}
+    assert [by_name["unet_general_union"][key] for key in ("network", "width", "epochs")] == ["unet", 8, 100]
+    assert by_name["both_dice"]["width"] == 8 and by_name["deep_tversky_uniform"]["sampling"] == "uniform"
 
 
 def test_gradients_of_quick_are_those_of_its_runs():
@@ -104,11 +143,11 @@ def test_gradients_of_quick_are_those_of_its_runs():
 
 
 def test_unknown_preset_and_unreadable_file(tmp_path):
-    with pytest.raises(InputError, match="no preset 'slow': choose one of quick, paper"):
+    with pytest.raises(InputError, match="no preset 'slow': choose one of quick, ablations, paper, cross"):
         read_preset("slow")
     with pytest.raises(InputError, match=r"none\.yaml: no readable YAML"):
         read_preset("quick", tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_text("quick: {seeds: [0]}")
     with pytest.raises(InputError, match=r"bad\.yaml, quick: .*variants"):
         read_preset("quick", tmp_path / "bad.yaml")
-    assert list(yaml.safe_load((study.HOME / "study.yaml").read_text())) == ["quick", "paper"]
+    assert list(yaml.safe_load((study.HOME / "study.yaml").read_text())) == ["quick", "ablations", "paper", "cross"]

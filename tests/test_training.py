@@ -274,6 +274,15 @@ def test_general_union_loss_gets_its_weight_with_the_loss_own_alpha(config, monk
     assert seen == [{}, {"alpha": 0.2}]
 
 
+def test_the_loss_gets_its_root(config):
+    for loss in ("general_union", "root_tversky"):
+        runs = [Run(config(loss=loss, root=root, alpha=0.3)) for root in (None, 0.7, 0.5)]
+        batch = {name: tensor[None] for name, tensor in runs[0].crops[0].items()}
+        probability = torch.full_like(batch["label"], 0.5)
+        values = [run.loss(probability, batch["label"], run.weight(batch)).item() for run in runs]
+        assert values[0] == values[1] > values[2] + 0.01  # p^0.5 is more than p^0.7
+
+
 def test_not_a_number_stops_the_run_and_keeps_the_batch(config, monkeypatch):
     run = Run(config())
     batch = next(iter(run.loader))
@@ -364,6 +373,7 @@ def test_deterministic_mode_is_on_in_training_only(config, monkeypatch):
         ({"network": "alexnet"}, "network 'alexnet' is unknown"),
         ({"loss": "hinge"}, "hinge"),
         ({"loss": "dice", "alpha": 0.2}, "alpha"),
+        ({"loss": "tversky", "root": 0.5}, "loss 'tversky' has no parameter root"),
         ({"train_cases": ["mini_0404"]}, r"mini_0404\.zarr"),
         ({"crop": 128}, "mini_0000"),
         ({"sampling": "hard_skeleton", "missed_by": "none"}, "none: not a finished run"),
