@@ -130,7 +130,7 @@ rule figures:
     output:
         f"{RESULTS}/report.html",
     params:
-        yaml=json.dumps({"study": PRESET.study, "runs": list(RUNS)}),
+        yaml=json.dumps(PRESET.figure_parameters(DONE) | {"study": PRESET.study, "runs": list(RUNS)}),
     threads: workflow.cores
     shell:
         QUIETLY.format(name="04_figures")

@@ -27,16 +27,16 @@ RADII = (1, 1.5, 2, 3, 4)  # voxels, of the tubes whose erosion is shown
 ASTRAY = 1  # voxels; a false voxel farther from the reference is a leak, as in `exact09`
 
 
-def variants_in_order(runs: StudyRuns, baseline: str, ours: str) -> list[str]:
+def variants_in_order(runs: StudyRuns, named: Iterable[str] = ()) -> list[str]:
     """The variants that have a finished run, from the plainest to the paper's (`ablation.variants`).
 
     Raises
     ------
     InputError
-        The baseline or ours has none; the message lists those that have.
+        One that is `named` has none; the message lists those that have.
     """
     found = list(ablation.variants(runs))
-    for name in (baseline, ours):
+    for name in named:
         if name not in found:
             raise InputError(f"{runs.study}: no finished run of variant {name!r}; there are {', '.join(found)}")
     return found
@@ -157,7 +157,9 @@ def scores_by_diameter(runs: StudyRuns, variants: Iterable[str]) -> pd.DataFrame
         numbers = [values.mean(), *mean_interval(values), values.min(), values.max()]
         names = (f"dsc_{name}" for name in ("mean", "low", "high", "min", "max"))
         rows.append({"variant": variant, "diameter_mm": bin_} | dict(zip(names, numbers, strict=True)))
-    table = ablation.by_bin(runs, "diameter_mm").merge(pd.DataFrame(rows), "left", on=["variant", "diameter_mm"])
+    found = ablation.by_bin(runs, "diameter_mm")
+    found = found[found["variant"].isin(voxels.index.unique("variant"))]
+    table = found.merge(pd.DataFrame(rows), "left", on=["variant", "diameter_mm"])
     return table.assign(convention=table.pop("convention"))
 
 

@@ -1,6 +1,7 @@
 """What a study consists of: presets of study.yaml, each of training runs (variants by seeds) and what follows."""
 
 import itertools
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,9 +12,11 @@ from airwaylib import study
 from airwaylib.cases import SPLITS, split_names
 from airwaylib.config import TrainConfig
 from airwaylib.errors import InputError
+from airwaylib.study import FigureParameters
 
 PATH = study.HOME / "study.yaml"
 LINKS = ("missed_by", "after")  # settings of a variant that name another one, of the same seed
+FIGURES = ("baseline", "ours", "compared", "curves")  # parameters of 04_figures that a study may set
 FIXED = ("study", "run", "seed", "data", "start")  # what the plan itself sets
 
 
@@ -64,6 +67,7 @@ class Preset(BaseModel, extra="forbid", frozen=True):
         [], description="factors, each its levels' settings by name: every combination is a variant, too"
     )
     gradients: dict[str, Any] | None = Field(None, description="parameters of 01_gradient_erosion; null: left out")
+    figures: dict[str, Any] = Field({}, description="variants that 04_figures shows: baseline, ours, compared, curves")
 
     @model_validator(mode="before")
     @classmethod
@@ -85,6 +89,13 @@ class Preset(BaseModel, extra="forbid", frozen=True):
             for link in LINKS:
                 if changes.get(link) is not None and changes[link] not in self.variants:
                     raise ValueError(f"{variant}: {link} {changes[link]!r} is no variant of the study")
+        if unknown := sorted(set(self.figures) - set(FIGURES)):
+            raise ValueError(f"figures: no setting {unknown[0]!r}; there are {', '.join(FIGURES)}")
+        study.validated(FigureParameters, self.figures, "figures")
+        for named in self.figures.values():
+            for name in [named] if isinstance(named, str) else named or []:
+                if name not in self.variants:
+                    raise ValueError(f"figures: {name!r} is no variant of the study")
         self.settings_by_run()
         return self
 
@@ -121,6 +132,17 @@ class Preset(BaseModel, extra="forbid", frozen=True):
         variant, _, seed = run.rpartition("_")
         named = {self.changes(variant).get(link) for link in LINKS}
         return [f"{other}_{seed}" for other in sorted(named - {None})]
+
+    def figure_parameters(self, done: Collection[str]) -> dict[str, Any]:
+        """Which variants 04_figures shows, of those with a run that is `done`: another one for a baseline without."""
+        there = [name for name in self.variants if any(f"{name}_{seed}" in done for seed in self.seeds)]
+        if not there:
+            return {}
+        wanted = FigureParameters(**self.figures)
+        found = {name: [one for one in getattr(wanted, name) or [] if one in there] for name in ("compared", "curves")}
+        found |= {"baseline": wanted.baseline if wanted.baseline in there else there[0]}
+        found |= {"ours": wanted.ours if wanted.ours in there else there[-1]}
+        return {name: chosen for name, chosen in found.items() if chosen}
 
 
 def all_variants(preset: dict[str, Any]) -> dict[str, dict[str, Any]]:

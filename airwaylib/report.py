@@ -104,7 +104,7 @@ def not_run(name: str) -> list[str]:
     presets = yaml.safe_load(plan.PATH.read_text()) if plan.PATH.is_file() else {}
     for other in presets:
         if other != name and not (study.results(other) / SCORES).is_file():
-            notes.append(f"preset {other} of study.yaml ({len(presets[other]['variants'])} variants): not run")
+            notes.append(f"preset {other} of study.yaml ({len(plan.all_variants(presets[other]))} variants): not run")
     return notes
 
 

@@ -64,6 +64,9 @@ class FigureParameters(BaseModel, extra="forbid"):
     runs: list[str] | None = Field(None, min_length=1, description="runs to compare; null: all that are there")
     baseline: str = Field("final_dice", description="variant that the others are compared with")
     ours: str = Field("both_general_union", description="variant that is shown as the method")
+    compared: list[str] | None = Field(
+        None, min_length=1, description="variants in figures by diameter and over training; null: all of the study"
+    )
     curves: list[str] | None = Field(
         None, min_length=1, description="variants of the precision-TD curves; null: the baseline and ours"
     )

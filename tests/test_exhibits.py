@@ -57,10 +57,10 @@ def leaky(label):
 
 
 def test_variants_come_from_the_plainest_on(found):
-    assert exhibits.variants_in_order(found, "final_dice", "both_general_union") == list(FACTORS)
+    assert exhibits.variants_in_order(found, ["final_dice"]) == list(FACTORS)
     assert exhibits.runs_of(found, "both_dice") == ["both_dice_0", "both_dice_1"]
     with pytest.raises(InputError, match="variant 'deep_dice'; there are final_dice, both_dice, both_general_union"):
-        exhibits.variants_in_order(found, "final_dice", "deep_dice")
+        exhibits.variants_in_order(found, ["final_dice", "deep_dice"])
 
 
 def test_a_variants_row_has_no_factors_and_its_means(found):
@@ -96,6 +96,7 @@ def test_dsc_by_diameter_stands_beside_td_and_bd(found):
     assert 60 < thin["final_dice"] < 72  # half of the twigs, none false: 2 / 3
     assert (table["dsc_min"] == table["dsc_max"]).sum() == table["dsc_mean"].notna().sum()  # seeds have equal masks
     assert table.columns[-1] == "convention"
+    assert set(exhibits.scores_by_diameter(found, ["both_dice"])["variant"]) == {"both_dice"}
 
 
 def test_parts_of_a_mask_are_all_of_it():

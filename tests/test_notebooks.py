@@ -307,13 +307,14 @@ def test_04_figures_without_maps_and_probes_says_so(home, tmp_path):
     (tmp_path / "results/quick/runs/final_dice/probes.csv").unlink(missing_ok=True)
     (tmp_path / "data").symlink_to(home / "data")
     shutil.copy(NOTEBOOKS.parent / "claims.yaml", tmp_path)
-    done, executed = papermill("04_figures.ipynb", tmp_path, curves=["final_dice"])
+    done, executed = papermill("04_figures.ipynb", tmp_path, curves=["final_dice"], compared=["final_dice"])
     assert done.returncode == 0, done.stderr[-3000:]
     text = executed.read_text()
     assert "01_gradient_erosion was not run for this study" in text
     assert "no probes.csv" in text
     assert not (tmp_path / "results/quick/figures/gradient_maps.png").exists()
-    assert set(pd.read_csv(tmp_path / "results/quick/tables/trade_off.csv")["variant"]) == {"final_dice"}
+    for name in ("trade_off", "scores_by_diameter"):
+        assert set(pd.read_csv(tmp_path / f"results/quick/tables/{name}.csv")["variant"]) == {"final_dice"}
 
 
 def test_04_figures_refuses_a_baseline_without_runs(home):

@@ -61,6 +61,10 @@ def test_cases_of_a_data_set_are_those_of_its_table(tmp_path):
         ({"variants": {}}, "variants"),
         ({"cross": [{"a": "dice"}]}, "cross"),
         ({"cross": ["a"]}, "cross"),
+        ({"figures": {"ours": "b"}}, "figures: 'b' is no variant"),
+        ({"figures": {"curves": ["a", "c"]}}, "figures: 'c' is no variant"),
+        ({"figures": {"study": "a"}}, "figures: no setting 'study'; there are baseline"),
+        ({"figures": {"compared": []}}, "figures: compared"),
         ({"cross": [{"b": {"loss": "dice", "seed": 1}}]}, "b: seed is set by the study"),
         ({"seeds": []}, "seeds"),
         ({"phantoms": {"train": "one", "test": "8"}}, "'one' is no range of seeds"),
@@ -127,6 +131,16 @@ def test_planned_are_the_variants_of_all_presets_once():
     by_name = {row["variant"]: row for row in planned_variants("paper")}
     assert [by_name["unet_general_union"][key] for key in ("network", "width", "epochs")] == ["unet", 8, 100]
     assert by_name["both_dice"]["width"] == 8 and by_name["deep_tversky_uniform"]["sampling"] == "uniform"
+
+
+def test_figures_show_variants_that_are_done():
+    plan = preset(variants={"a": {}, "b": {}, "c": {}}, figures={"ours": "c", "curves": ["b", "c"]})
+    done = ["a_3", "b_0", "c_0"]
+    assert plan.figure_parameters(done) == {"baseline": "a", "ours": "c", "curves": ["b", "c"]}
+    assert plan.figure_parameters(done[:2]) == {"baseline": "a", "ours": "b", "curves": ["b"]}
+    assert plan.figure_parameters(["a_0"]) == {"baseline": "a", "ours": "a"} and plan.figure_parameters([]) == {}
+    quick = read_preset("quick")
+    assert quick.figure_parameters(quick.settings_by_run()) == {"baseline": "final_dice", "ours": "both_general_union"}
 
 
 def test_gradients_of_quick_are_those_of_its_runs():
