@@ -70,29 +70,35 @@ rule case:  # a phantom and its training store
         "{PYTHON} -c \"from airwaylib.prepare import prepare_phantoms; prepare_phantoms('{PRESET.data}', ['{wildcards.case}'])\""
 
 
-rule train:
-    input:
-        # Ancient: a run that is done stands, whatever has been touched since; its folder refuses other settings.
-        ancient([f"{PRESET.data}/prepared/{case}.zarr" for case in CASES]),
-        lambda wildcards: ancient(scores(PRESET.needed(wildcards.run))),
-        notebook=ancient("notebooks/02_train.ipynb"),
-    output:
-        f"{RESULTS}/runs/{{run}}/scores.csv",
-    wildcard_constraints:
-        run="|".join(RUNS),
-    params:
-        yaml=lambda wildcards: json.dumps(RUNS[wildcards.run]),
-        folder=lambda wildcards: f"{RESULTS}/runs/{wildcards.run}",
-        executed=lambda wildcards: f"{RESULTS}/notebooks/02_train_{wildcards.run}.ipynb",
-    threads: PRESET.threads
-    resources:
-        gpu=PRESET.gpus,
-    shell:
-        # The last line that a run says when it fails is kept beside it, for the report.
-        "mkdir -p {RESULTS}/notebooks {params.folder} && rm -f {params.folder}/failed.txt;"
-        " export OMP_NUM_THREADS={threads};"
-        " {PAPERMILL} --log-output {input.notebook} {params.executed} -y {params.yaml:q} > {params.folder}/log.txt 2>&1"
-        " || {{ grep -v '^ *$' {params.folder}/log.txt | tail -n 1 > {params.folder}/failed.txt; exit 1; }}"
+# A rule a run, since Snakemake gives priorities to rules: seed by seed, in the order of study.yaml, so that what is there when
+# one stops can be compared.
+for rank, run in enumerate(RUNS):
+    folder = f"{RESULTS}/runs/{run}"
+
+    rule:
+        name:
+            f"train_{run}"
+        input:
+            # Ancient: a run that is done stands, whatever has been touched since; its folder refuses other settings.
+            ancient([f"{PRESET.data}/prepared/{case}.zarr" for case in CASES]),
+            ancient(scores(PRESET.needed(run))),
+            notebook=ancient("notebooks/02_train.ipynb"),
+        output:
+            f"{folder}/scores.csv",
+        params:
+            yaml=json.dumps(RUNS[run]),
+            folder=folder,
+            executed=f"{RESULTS}/notebooks/02_train_{run}.ipynb",
+        priority: len(RUNS) - rank
+        threads: PRESET.threads
+        resources:
+            gpu=PRESET.gpus,
+        shell:
+            # The last line that a run says when it fails is kept beside it, for the report.
+            "mkdir -p {RESULTS}/notebooks {params.folder} && rm -f {params.folder}/failed.txt;"
+            " export OMP_NUM_THREADS={threads};"
+            " {PAPERMILL} --log-output {input.notebook} {params.executed} -y {params.yaml:q} > {params.folder}/log.txt 2>&1"
+            " || {{ grep -v '^ *$' {params.folder}/log.txt | tail -n 1 > {params.folder}/failed.txt; exit 1; }}"
 
 
 rule gradients:

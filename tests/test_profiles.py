@@ -76,7 +76,7 @@ def test_options_are_snakemakes_or_its_executors(profile):
 def test_profile_is_about_rules_there_are(profile):
     rules = set(re.findall(r"^rule (\w+):", (ROOT / "Snakefile").read_text(), re.MULTILINE))
     options = read(profile)
-    assert set(options["set-resources"]) <= rules and "train" in options["set-resources"]
+    assert set(options["set-resources"]) == rules - {"runs", "report"}  # which start nothing; the rest are runs
     for resources in (options["default-resources"], *options["set-resources"].values()):
         assert {"mem_mb", "runtime"} <= set(resources)
 
@@ -96,8 +96,8 @@ def test_jobs_ask_for_memory_time_and_the_presets_gpus(home, profile):
         done = snakemake(home, *dry, "--", "runs")
         assert done.returncode == 0, done.stdout + done.stderr
         jobs = asked_for(done.stdout + done.stderr)
-        assert (jobs["train"].get("gpu"), jobs["train"]["threads"]) == (gpus, threads)
-        assert (jobs["train"]["mem_mb"], jobs["train"]["runtime"]) == ("16000", "1440")
+        assert (jobs["train_final_dice_0"].get("gpu"), jobs["train_final_dice_0"]["threads"]) == (gpus, threads)
+        assert (jobs["train_final_dice_0"]["mem_mb"], jobs["train_final_dice_0"]["runtime"]) == ("16000", "1440")
         assert (jobs["case"]["mem_mb"], jobs["case"]["runtime"]) == ("8000", "120")
         assert jobs["case"].get("gpu", "0") == "0"
 
@@ -106,7 +106,7 @@ def test_gpus_limit_the_runs_side_by_side_on_one_machine(home):
     """`--resources gpu=N` counts the same resource: a run that asks for more than there is gets what there is."""
     done = snakemake(home, "-n", "--cores", "8", "--resources", "gpu=1", "--config", "preset=on_gpus", "--", "runs")
     jobs = asked_for(done.stdout + done.stderr)
-    assert jobs["train"]["gpu"] == "1" and "gpu" not in jobs["case"]
+    assert jobs["train_final_dice_0"]["gpu"] == "1" and "gpu" not in jobs["case"]
 
 
 KUBECTL = """#!/bin/sh

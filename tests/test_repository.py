@@ -357,7 +357,7 @@ def test_make_study_has_everything_to_do_in_a_fresh_clone(tmp_path):
     command = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "1", "--", "runs"]
     done = subprocess.run(command, cwd=tmp_path / "clone", capture_output=True, text=True, check=True)
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout, re.MULTILINE))
-    assert {name: jobs.get(name) for name in ("case", "train")} == {"case": "11", "train": "15"}
+    assert jobs["case"] == "11" and sum(name.startswith("train_") for name in jobs) == 15
 
 
 def test_what_runs_leave_behind_is_ignored():

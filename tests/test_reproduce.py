@@ -92,6 +92,30 @@ def test_a_failed_run_fails_its_line_and_not_the_study(home):
     assert runs["status"].to_dict() == {"final_dice_0": "done", "both_general_union_0": "done", "broken_0": "failed"}
 
 
+PAPERMILL = """# A stand-in that trains nothing: it leaves the run's scores, and its name.
+import json, pathlib, sys
+settings = json.loads(sys.argv[sys.argv.index("-y") + 1])
+pathlib.Path(f"results/{settings['study']}/runs/{settings['run']}/scores.csv").write_text("case")
+with open("order.txt", "a") as file:
+    print(settings["run"], file=file)
+"""
+
+
+def test_runs_come_seed_by_seed_and_as_they_are_listed(home):
+    variants = {name: {"loss": "dice"} for name in ("zero", "late", "early", "most")}
+    variants["late"] = {"sampling": "hard_skeleton", "missed_by": "most"}  # must wait for the last of its seed
+    (home / "study.yaml").write_text(yaml.safe_dump({"tiny": TINY | {"variants": variants}}, sort_keys=False))
+    (home / "papermill.py").write_text(PAPERMILL)
+    for case in ("mini_0000", "mini_0001"):
+        (home / f"data/phantoms/prepared/{case}.zarr").mkdir(parents=True)
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--config", "preset=tiny", "--", "runs"]
+    environment = os.environ | {"AIRWAYLIB_HOME": str(home)}
+    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    expected = [f"{name}_{seed}" for seed in (0, 1) for name in ("zero", "early", "most", "late")]
+    assert (home / "order.txt").read_text().split() == expected
+
+
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
     """The tiny study's preset, and the calls of Snakemake, which does nothing."""
