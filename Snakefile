@@ -40,7 +40,7 @@ def gradient_parameters():
     shared = RUNS[next(iter(RUNS))]
     names = [f"{s}_{l}" for s in PRESET.gradients["supervisions"] for l in PRESET.gradients["losses"]]
     seeds = [seed for seed in PRESET.seeds if all(f"{name}_{seed}" in DONE for name in names)]
-    same = ("data", "train_cases", "test_cases", "width", "crop", "crops_per_case", "epochs", "learning_rate", "probe_every")
+    same = ("data", "train_cases", "test_cases", "width", "crop", "crops_per_case", "epochs", "learning_rate", "probe_every", "window")
     found = {name: shared[name] for name in same} | {"study": PRESET.study, "seeds": seeds}
     return PRESET.gradients | found if seeds else None
 

@@ -62,6 +62,10 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
         None, gt=0, description="mm of the prepared cases' grid, for segmenting; null: any, native grid"
     )
 
+    window: int | None = Field(
+        None, ge=16, description="side of the windows in which a case is segmented, voxels; null: crop, as the paper's"
+    )
+
     epochs: int = Field(100, ge=1, description="passes over the training cases")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with momentum 0.9")
     learning_rate: float = Field(1e-3, gt=0, description="highest learning rate")
@@ -168,6 +172,11 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
         if not self.validation_cases and (self.patience is not None or self.test_with == "best"):
             raise ValueError("patience and test_with best need validation_cases to tell which epoch is best")
         return self
+
+    @property
+    def side(self) -> int:
+        """Side of the windows in which a case is segmented, voxels."""
+        return self.crop if self.window is None else self.window
 
     @property
     def loss_parameters(self) -> dict[str, float]:

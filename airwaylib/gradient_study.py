@@ -25,13 +25,14 @@ from airwaylib.gradients import class_gradients
 from airwaylib.inference import predict_probability
 from airwaylib.loss_table import LOSSES, WEIGHTED, loss_by_name
 from airwaylib.losses import general_union_weight
-from airwaylib.metrics import DETECTED, largest_component
+from airwaylib.metrics import DETECTED
 from airwaylib.networks import load_checkpoint
 from airwaylib.prepare import prepare_phantoms
 from airwaylib.probe import loss_state
 from airwaylib.store import Store
 from airwaylib.training import snapshot_path, train
 from airwaylib.tree import parse_tree
+from airwaylib.validation import airway_of
 
 TABLES = ("layers", "bins", "branches")
 RADII_MM = (0, 1, 2, 3, 4, 10)  # edges of bins: the diameters of Zheng et al., figure 9, halved
@@ -56,6 +57,7 @@ class GradientParameters(BaseModel, extra="forbid", frozen=True):
     learning_rate: float = Field(8e-3, gt=0, description="highest learning rate")
     probe_every: int = Field(20, ge=1, description="training steps between looks at the loss's ratio and the erosion")
     looked_at: list[int] = Field([0, 1, 5], min_length=1, description="epochs looked at; 0: before training")
+    window: int = Field(64, ge=16, description="side of the windows in which a case is segmented, voxels")
     view: int = Field(64, ge=16, multiple_of=8, description="side of the crop looked at, voxels")
     branch_cases: int = Field(2, ge=1, description="test cases, from the first, whose branches are looked at")
 
@@ -75,8 +77,8 @@ class GradientParameters(BaseModel, extra="forbid", frozen=True):
 
     def configs(self) -> list[TrainConfig]:
         """The training runs, seed by seed."""
-        fields = ("study", "data", "train_cases", "test_cases", "width", "crop", "crops_per_case", "epochs")
-        shared = self.model_dump(include={*fields, "learning_rate", "probe_every"})
+        fields = {"study", "data", "train_cases", "test_cases", "width", "crop", "crops_per_case", "epochs", "window"}
+        shared = self.model_dump(include=fields | {"learning_rate", "probe_every"})
         return [
             TrainConfig(
                 run=f"{supervision}_{loss}_{seed}",
@@ -197,15 +199,14 @@ def missed_branches(config: TrainConfig, case: str, early: int) -> pd.DataFrame:
     -------
     DataFrame
         A row a branch: `case`, `branch`, `generation`, `radius_mm`, `length_mm`, `detected` (share of its skeleton in
-        the prediction's largest component), `missed` (less than 80 %), and `erosion_early` and `erosion_late`: the
+        the predicted airway), `missed` (less than 80 %), and `erosion_early` and `erosion_late`: the
         share of its voxels eroded at the first layer, which back-propagation reaches last, after epoch `early` and
         after the last one.
     """
     view = View.of(config, case)
     tree = parse_tree(view.label, view.spacing)
-    network, _ = load_checkpoint(snapshot_path(config, config.epochs))
-    probability = predict_probability(network, view.image, np.ones(view.image.shape, bool), 96, progress=False)
-    inside = largest_component(probability >= 0.5)[tuple(tree.index.T)]
+    network, info = load_checkpoint(snapshot_path(config, config.epochs))
+    inside = airway_of(network, Store.open(config.prepared(case)), info.window)[tuple(tree.index.T)]
     branch = tree.centreline["branch"].to_numpy()
     detected = np.bincount(branch, inside)[1:] / np.bincount(branch)[1:]
     table = tree.branches[["branch", "generation", "radius_mm", "length_mm"]].assign(case=case, detected=detected)
@@ -276,8 +277,7 @@ def ratios_of_losses(config: TrainConfig, parameters: GradientParameters) -> pd.
     weight = general_union_weight(distance, label)
     for epoch in parameters.looked_at:
         network, _ = load_checkpoint(snapshot_path(config, epoch))
-        everywhere = np.ones(view.image.shape, bool)
-        predicted = predict_probability(network, view.image, everywhere, parameters.view, progress=False)
+        predicted = predict_probability(network, view.image, np.ones_like(view.label), parameters.view, progress=False)
         probability = torch.from_numpy(predicted)[None, None]
         for name in LOSSES:
             loss = loss_by_name(name)

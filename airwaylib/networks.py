@@ -47,7 +47,7 @@ class CheckpointInfo:
 
     network: str
     parameters: dict[str, Any]
-    window: int  # side of the training crop in voxels; the sliding window's default
+    window: int  # side of the sliding window in voxels, the training crop's unless another was asked for
     spacing: float | None  # mm an image is resampled to before the network sees it; None keeps the native grid
     probability: float = 0.5  # at or above it a voxel is airway
 

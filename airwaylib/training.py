@@ -174,7 +174,7 @@ class Run:
         """What the checkpoint says of itself."""
         config = self.config
         parameters = {"width": config.width, "supervision": config.supervision}
-        return CheckpointInfo(config.network, parameters, config.crop, config.spacing)
+        return CheckpointInfo(config.network, parameters, config.side, config.spacing)
 
     def resume(self) -> None:
         """Take up a run that was cut off, if there is one; a new one takes the weights it is to start from.
@@ -251,7 +251,7 @@ def train_to_the_end(run: Run) -> None:
             started = time.monotonic()
             row = run.train_epoch()
             if run.validation and (row["epoch"] == config.epochs or row["epoch"] % config.validate_every == 0):
-                row |= validate(run.plain_network, run.validation, config.crop, run.fabric)
+                row |= validate(run.plain_network, run.validation, config.side, run.fabric)
             progress.rows.append(row)
             progress.seconds += time.monotonic() - started
             if first:

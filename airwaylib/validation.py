@@ -18,19 +18,23 @@ RANKED = ("td", "bd", "precision", "dsc")  # whose mean tells the best epoch: AT
 def validate(network: nn.Module, stores: list[Store], window: int, fabric: Fabric) -> dict[str, float]:
     """Mean scores (percent, convention `paper`) of the cases, by sliding window over the lungs, at 0.5, one component.
 
-    As `inference.segment` does, but on the case's own grid and with windows of the training crop's size. Processes that
-    share the run take turns; all get the same scores.
+    Processes that share the run take turns; all get the same scores.
     """
     scores = torch.zeros(len(stores), len(VALIDATED), dtype=torch.float64, device=fabric.device)
     for number in range(fabric.global_rank, len(stores), fabric.world_size):
         store = stores[number]
-        lung = np.ones(store.shape, bool) if store.lung is None else store.lung[:] > 0
-        probability = predict_probability(network, store.image[:], lung, window, device=fabric.device, progress=False)
-        found = evaluate(airway_component(probability >= 0.5, lung, store.spacing), store.label[:] > 0)
+        found = evaluate(airway_of(network, store, window, fabric.device), store.label[:] > 0)
         scores[number] = torch.tensor([float(found[name]) for name in VALIDATED])
     if fabric.world_size > 1:
         scores = fabric.all_reduce(scores, reduce_op="sum")
     return dict(zip(VALIDATED, np.nanmean(scores.cpu().numpy(), 0).tolist(), strict=True))
+
+
+def airway_of(network: nn.Module, store: Store, window: int, device: torch.device | str = "cpu") -> np.ndarray:
+    """Airway of a prepared case, bool (D, H, W): as `inference.segment` finds it, but on the case's own grid."""
+    lung = np.ones(store.shape, bool) if store.lung is None else store.lung[:] > 0
+    found = predict_probability(network, store.image[:], lung, window, device=device, progress=False)
+    return airway_component(found >= 0.5, lung, store.spacing)
 
 
 def validated(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

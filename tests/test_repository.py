@@ -107,7 +107,8 @@ MAY_IMPORT = {
     "gradient_maps": {"study"},
     "gradient_claims": {"gradient_theory", "statistics", "wingsnet"},
     "gradient_study": {"config", "gradient_maps", "gradient_measures", "gradients", "inference", "loss_table", "losses"}
-    | {"gradient_theory", "metrics", "networks", "prepare", "probe", "store", "study", "training", "tree"},
+    | {"gradient_theory", "metrics", "networks", "prepare", "probe", "store", "study", "training", "tree"}
+    | {"validation"},
     "coverage": {"ablation", "config", "runs"},
     "ablation": {"config", "loss_table", "metrics", "runs", "statistics", "study"},
     "ablation_figures": {"figures", "gradient_figures"},

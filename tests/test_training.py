@@ -274,6 +274,15 @@ def test_general_union_loss_gets_its_weight_with_the_loss_own_alpha(config, monk
     assert seen == [{}, {"alpha": 0.2}]
 
 
+def test_windows_are_the_crops_or_what_is_asked_for(config, monkeypatch):
+    seen, scores = [], dict.fromkeys(VALIDATED, 50.0)
+    monkeypatch.setattr(training, "validate", lambda network, stores, window, fabric: seen.append(window) or scores)
+    for run, window, side in (("a", None, 32), ("b", 48, 48)):
+        train(config(run=run, window=window, epochs=1, validation_cases=["mini_0001"]))
+        info = load_checkpoint(config(run=run).folder / "checkpoint.safetensors")[1]
+        assert seen.pop() == info.window == side
+
+
 def test_the_loss_gets_its_root(config):
     for loss in ("general_union", "root_tversky"):
         runs = [Run(config(loss=loss, root=root, alpha=0.3)) for root in (None, 0.7, 0.5)]
