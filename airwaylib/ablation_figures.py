@@ -21,6 +21,7 @@ NAMES = {
     "td_truth": "true tree length detected",
     "bd_truth": "true branches detected",
 }
+AXES = ("precision", "td")  # of the figure of completeness against precision
 MOST_LINES = 6  # in one panel: more cannot be told apart
 
 
@@ -142,20 +143,22 @@ def label_of(name: str, rows: pd.DataFrame) -> str:
 
 
 def plot_td_against_precision(table: pd.DataFrame, seeds: pd.DataFrame, title: str) -> Figure:
-    """Tree length detected against precision: a variant's mean, with intervals over the seeds; each seed a small dot.
+    """Tree length detected against precision: a variant's mean, with bars from the lowest to the highest seed.
 
-    table: `ablation.ablation_table`; seeds: `ablation.by_seed`. The axes show the means and the seeds; an interval that
-    goes on beyond is cut.
+    table: `ablation.ablation_table`; seeds: `ablation.by_seed`, each a small dot.
     """
     figure, ax = plt.subplots(figsize=(6.6, 5.2), layout="constrained")
     for name, style in variant_styles(table["variant"]).items():
         row, dots = table[table["variant"] == name].iloc[0], seeds[seeds["variant"] == name]
         ax.plot(dots["precision"], dots["td"], color=style["color"], ls="", marker="o", ms=3, zorder=4)
-        across, up = (reach_of(row, metric) for metric in ("precision", "td"))
+        reach = {
+            metric: np.abs([[dots[metric].min()], [dots[metric].max()]] - row[f"{metric}_mean"]) for metric in AXES
+        }
         label = label_of(name, table[table["variant"] == name])
-        style = style | {"ls": "", "ms": 9, "mfc": "none", "mew": 1.6}
-        ax.errorbar(row["precision_mean"], row["td_mean"], up, across, elinewidth=1, label=label, zorder=3, **style)
-    for metric, limit in (("precision", ax.set_xlim), ("td", ax.set_ylim)):
+        style = style | {"ls": "", "ms": 9, "mfc": "none", "mew": 1.6, "elinewidth": 1, "label": label, "zorder": 3}
+        ax.errorbar(row["precision_mean"], row["td_mean"], reach["td"], reach["precision"], **style)
+    ax.plot([], [], color=GREY, ls="", marker="o", ms=3, label="one seed")
+    for metric, limit in zip(AXES, (ax.set_xlim, ax.set_ylim), strict=True):
         limit(*window([*seeds[metric], *table[f"{metric}_mean"]]))
     ax.set(xlabel="precision (%)", ylabel="tree length detected (%)")
     add_legend(figure, 6.6)
@@ -163,14 +166,8 @@ def plot_td_against_precision(table: pd.DataFrame, seeds: pd.DataFrame, title: s
     return figure
 
 
-def reach_of(row: pd.Series, metric: str) -> np.ndarray | None:
-    """How far the interval goes from the mean, down and up, (2, 1); None without an interval."""
-    low, mean, high = (row[f"{metric}_{part}"] for part in ("low", "mean", "high"))
-    return np.array([[mean - low], [high - mean]]) if np.isfinite([low, high]).all() else None
-
-
 def window(values: Sequence[float]) -> tuple[float, float]:
-    """Limits with room for an interval around percentages."""
+    """Limits with some room around percentages."""
     low, high = np.nanmin(values), np.nanmax(values)
-    margin = max(0.35 * (high - low), 2.0)
+    margin = max(0.1 * (high - low), 2.0)
     return max(low - margin, -1.0), min(high + margin, 101.0)

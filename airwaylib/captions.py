@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 
 class Caption(NamedTuple):
-    """Of a figure. `maker`: the notebook it comes from."""
+    """Of a figure. `alt` says what is seen; `maker`: the notebook it comes from; `of_data`: whether it shows data."""
 
     title: str
     alt: str
     maker: str
+    of_data: bool = True
 
 
 FIGURES = {
@@ -21,12 +22,14 @@ FIGURES = {
         "Blocks from left to right in the order they run, finer levels higher; each block's tap goes up to the "
         "bar of the encoder group or of the decoder group.",
         "04_figures",
+        False,
     ),
     "tube_erosion": Caption(
         "A tube under repeated averaging",
         "Left, the gradient across a tube after 1 to 18 layers: its peak sinks below zero. Right, the share of a "
         "tube's cross-section that has lost its sign, by layer: thin tubes lose it first.",
         "04_figures",
+        False,
     ),
     "gradient_maps": Caption(
         "Who owns the gradient, from the last layer to the first",
@@ -48,7 +51,7 @@ FIGURES = {
     ),
     "td_against_precision": Caption(
         "Tree length detected against precision, variant by variant",
-        "A marker a variant at its mean precision and tree length, with bars of its intervals over the seeds, "
+        "A marker a variant at its mean precision and tree length, with bars from the lowest to the highest seed, "
         "and a small dot for each seed.",
         "03_ablations",
     ),
@@ -73,7 +76,8 @@ FIGURES = {
     "trees": Caption(
         "One held-out case in 3-D: detected, missed, leaked",
         "A column a variant with the airway tree from the front and from the side; detected parts, missed ones "
-        "and leaks are told apart by colour.",
+        "and leaks are told apart by colour. False voxels in the rim, within one voxel of the label, are counted and "
+        "not drawn.",
         "04_figures",
     ),
     "predictions": Caption(
@@ -94,6 +98,7 @@ FIGURES = {
         "Critical radius in voxels over the number of layers, for gradient ratios of 1, 2, 6 and 9: curves of "
         "the law, markers of the simulation close above them.",
         "01_gradient_erosion",
+        False,
     ),
     "ratios": Caption(
         "Gradient ratio by loss as the prediction gets better",
@@ -159,6 +164,7 @@ TABLES = {
     "gradient_maps": "Measures behind the figure of gradient maps.",
     "class_ratios": "Gradient ratios along the training runs, layer by layer.",
     "trade_off": "Tree length detected and precision by threshold.",
+    "td_at_precision": "Tree length detected at the threshold that gives at least so much precision, run by run.",
     "tube_profiles": "The gradient across a tube after some layers.",
     "tube_erosion": "The share of a tube's cross-section that has lost its sign, by layer.",
 }

@@ -129,7 +129,7 @@ class Effect(Measure):
     def text(self) -> str:
         """The measure in words."""
         both = "".join(f", {level}" for level in self.having.values())
-        return self.measure or f"{self.metric}: {self.variant} less {self.base}{both} (points)"
+        return self.measure or f"{self.metric}: {self.variant} minus {self.base}{both} (points)"
 
     def findings(self, tables: Tables) -> Iterator[Finding]:
         """One, over the seeds that both have."""
@@ -154,7 +154,7 @@ class Spread(Measure):
     @property
     def text(self) -> str:
         """The measure in words."""
-        return self.measure or f"range over the variants, of {self.metric} less of {self.less} (points)"
+        return self.measure or f"range over the variants, of {self.metric} minus that of {self.less} (points)"
 
     def findings(self, tables: Tables) -> Iterator[Finding]:
         """One, over the seeds."""
@@ -208,7 +208,7 @@ class Number(Measure):
     @property
     def text(self) -> str:
         """The measure in words."""
-        return self.measure or f"{self.reduce} of {self.column}" + (f" less {self.against}" if self.against else "")
+        return self.measure or f"{self.reduce} of {self.column}" + (f" minus {self.against}" if self.against else "")
 
     def findings(self, tables: Tables) -> Iterator[Finding]:
         """One, over the trainings or exact."""

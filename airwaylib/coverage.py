@@ -9,10 +9,11 @@ import pandas as pd
 from airwaylib.ablation import BOOKKEEPING
 from airwaylib.config import TrainConfig
 from airwaylib.errors import InputError
+from airwaylib.loss_table import LOSSES, defaults
 from airwaylib.runs import FACTORS
 
 UNFINISHED = ("failed", "incomplete")
-OF_THE_PLAN = {"variant", "seeds", "after"}  # what a planned variant has besides a run's settings
+OF_THE_PLAN = {"variant", "seeds", "after", "preset"}  # what a planned variant has besides a run's settings
 
 
 def coverage(
@@ -25,15 +26,17 @@ def coverage(
     table : DataFrame
         `runs.StudyRuns.table`.
     planned : sequence of mappings
-        "variant", settings of a run that are not the default, "seeds" (a list; else all that any run has); see `plan`.
+        "variant", settings of a run that are not the default, "preset" (which plans it), "seeds" (a list; else all that
+        any run has); see `plan`.
     configs : mapping, optional
         `runs.StudyRuns.configs`, so that planned settings besides the factors are compared, too.
 
     Returns
     -------
     DataFrame
-        variant; planned (yes, no, or "no plan"); the factors, of the runs or else as planned; done, failed, incomplete
-        and missing (seeds); status: done (all seeds), partly done, failed, incomplete, not run, other settings; reason.
+        variant; planned (the preset, or yes; no; or "no plan"); the factors, of the runs or else as planned; done,
+        failed, incomplete and missing (seeds); status: done (all seeds), partly done, failed, incomplete, not run,
+        other settings; reason.
 
     Raises
     ------
@@ -52,8 +55,11 @@ def coverage(
     everywhere = {row["seed"] for row in runs} - {None}
     for name in dict.fromkeys([*plans, *(row["variant"] for row in runs)]):
         here = [row for row in runs if row["variant"] == name]
-        row = {"variant": name, "planned": ("yes" if name in plans else "no") if plans else "no plan"}
-        rows.append(row | factors_of(plans.get(name), here) | outcome(plans.get(name), here, everywhere, configs or {}))
+        planned = (plans[name].get("preset", "yes") if name in plans else "no") if plans else "no plan"
+        factors = with_defaults(factors_of(plans.get(name), here))
+        rows.append(
+            {"variant": name, "planned": planned} | factors | outcome(plans.get(name), here, everywhere, configs or {})
+        )
     return pd.DataFrame(rows)
 
 
@@ -86,6 +92,12 @@ def factors_of(plan: Mapping[str, Any] | None, here: list[Mapping[str, Any]]) ->
     if (run := with_settings(here)) is not None:
         return {factor: None if pd.isna(run.get(factor)) else run[factor] for factor in FACTORS}
     return {factor: None if plan is None else planned_level(plan, factor) for factor in FACTORS}
+
+
+def with_defaults(factors: dict[str, Any]) -> dict[str, Any]:
+    """The factors, with the loss's own value where one is left to the loss."""
+    known = defaults(LOSSES[factors["loss"]]) if factors.get("loss") in LOSSES else {}
+    return {name: known.get(name) if value is None else value for name, value in factors.items()}
 
 
 def with_settings(here: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:

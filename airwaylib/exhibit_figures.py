@@ -105,7 +105,7 @@ def plot_trees(parts: Mapping[str, Mapping[str, np.ndarray]], spacing: Spacing, 
     """Trees in 3-D, a column each, from the front (above) and from the side (below): detected, missed and leaked.
 
     parts: name -> `exhibits.parts_of`, boolean (D, H, W). spacing: x, y, z, mm. False voxels in the rim of the label
-    are not drawn: they would hide it.
+    are counted, not drawn: they would hide it.
     """
     depth, height, width = np.array(next(iter(next(iter(parts.values())).values())).shape) * spacing[::-1]
     size = (1 + 4.4 * len(parts), 1.4 + 4.4 * 2 * depth / max(width, height))
@@ -118,7 +118,8 @@ def plot_trees(parts: Mapping[str, Mapping[str, np.ndarray]], spacing: Spacing, 
         turned = {colour: np.flip(mask, 2).transpose(0, 2, 1) for colour, mask in shown.items()}
         draw_surface(column[1], turned, side)
         counts = ", ".join(f"{np.count_nonzero(masks[part]):,} {part}".replace(",", " ") for part in PARTS)
-        column[0].set_title(f"{plain(name)}\n{counts} voxels", fontsize="medium")
+        rim = f"{np.count_nonzero(masks['rim']):,}".replace(",", " ")
+        column[0].set_title(f"{plain(name)}\n{counts} voxels\n(not drawn: {rim} in the rim)", fontsize="medium")
         column[0].set(xlabel="x, towards the left (mm)", ylabel="z (mm)")
         column[1].set(xlabel="y, towards the back (mm)", ylabel="z (mm)")
     handles = [Patch(facecolor=colour, label=part) for part, colour in PARTS.items()]

@@ -2,8 +2,9 @@
 
 Every measure is a difference or an association, one value a seed, with Student's 95 % interval of its mean. It supports
 the claim if the interval lies above the measure's null, contradicts it if below, and leaves it open otherwise. A claim
-holds if all its measures support it, and partly if some do; if none does, it is open, or doesn't hold where some
-contradict it. The intervals cover the noise of training, not that of cases: one view is looked at.
+holds if all its measures support it, and partly if some do and none contradicts it; it is mixed if some support and
+some contradict it, doesn't hold if some contradict it and none supports it, and is open if none says anything. The
+intervals cover the noise of training, not that of cases: one view is looked at.
 
 The last block is left out where layers are compared: at the output, an airway voxel has airway gradient only.
 """
@@ -71,7 +72,7 @@ def verdicts(tables: Tables, losses: tuple[str, str], supervisions: tuple[str, s
     support = table["says"].eq("supports").groupby(table["claim"]).mean()
     against = table["says"].eq("contradicts").groupby(table["claim"]).any()
     names = support.map(lambda share: "holds" if share == 1 else "holds partly" if share else "open")
-    names[(support == 0) & against] = "doesn't hold"
+    names[against] = np.where(support[against] > 0, "mixed", "doesn't hold")
     return table.assign(verdict=table["claim"].map(names))
 
 
@@ -85,7 +86,12 @@ def measures(
     def run(seed: int, loss: str = plain_loss, supervision: str = plain) -> Tables:
         return tables.of(loss, supervision, seed)
 
-    yield 1, f"erosion at the first layer, airways under 2 mm less over 4 mm ({base})", 0, lambda s: size_gap(run(s))
+    yield (
+        1,
+        f"erosion at the first layer, airways under 2 mm minus those over 4 mm ({base})",
+        0,
+        lambda s: size_gap(run(s)),
+    )
     # Early: in the end a missed branch has more gradient of its own just because it is missed.
     for strata, among in ((1, ""), (3, " among branches of similar radius")):
         yield (
@@ -102,15 +108,21 @@ def measures(
     )
     yield (
         2,
-        f"erosion at the first block less at the last but one ({base})",
+        f"erosion at the first block minus the last but one ({base})",
         0,
         lambda s: at_layer(run(s).layers, ENCODER[0]) - at_layer(run(s).layers, DECODER[-2]),
+    )
+    yield (
+        2,
+        f"erosion at the deepest block minus the last but one ({base})",
+        0,
+        lambda s: at_layer(run(s).layers, ENCODER[-1]) - at_layer(run(s).layers, DECODER[-2]),
     )
     for blocks, name in ((SHALLOW, "shallow blocks"), (ENCODER, "encoder")):
         for loss in losses:
             yield (
                 3,
-                f"mean erosion of the {name}, {plain} less {grouped} ({loss})",
+                f"mean erosion of the {name}, {plain} minus {grouped} ({loss})",
                 0,
                 lambda s, loss=loss, blocks=blocks: (
                     mean_erosion(run(s, loss).layers, blocks) - mean_erosion(run(s, loss, grouped).layers, blocks)
@@ -119,13 +131,13 @@ def measures(
     for supervision in supervisions:
         yield (
             4,
-            f"gap of erosion between small and large airways, {plain_loss} less {new_loss} ({supervision})",
+            f"gap of erosion between small and large airways, {plain_loss} minus {new_loss} ({supervision})",
             0,
             lambda s, how=supervision: size_gap(run(s, plain_loss, how)) - size_gap(run(s, new_loss, how)),
         )
         yield (
             4,
-            f"gradient ratio after the last epoch, {new_loss} less {plain_loss} ({supervision})",
+            f"gradient ratio after the last epoch, {new_loss} minus {plain_loss} ({supervision})",
             0,
             lambda s, how=supervision: final_ratio(run(s, new_loss, how)) - final_ratio(run(s, plain_loss, how)),
         )

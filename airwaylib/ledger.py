@@ -1,8 +1,9 @@
 """The claims ledger: each statement of the paper, and of this study's theory, against what the study's tables say.
 
 claims.yaml lists the statements and the measures that decide each; this module evaluates them. A claim holds if all its
-measures support it, and partly if some do; if none does, it fails where one contradicts it, and is open otherwise. What
-cannot be measured because runs or tables are missing is "not run", and a claim of which nothing can be is too.
+measures support it, and partly if some do and none contradicts it; it is mixed if some support and some contradict it,
+fails if some contradict it and none supports it, and is open if none says anything. What cannot be measured because
+runs or tables are missing is "not run", and a claim of which nothing can be is too.
 """
 
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from airwaylib.errors import InputError
 from airwaylib.gradient_views import is_synthetic
 
 PATH = Path(__file__).resolve().parents[1] / "claims.yaml"  # beside the package: claims are no results
-VERDICTS = ("holds", "holds partly", "fails", "open", "not run")
+VERDICTS = ("holds", "holds partly", "mixed", "open", "fails", "not run")
 COLUMNS = (
     "claim",
     "statement",
@@ -161,15 +162,17 @@ def verdict(says: list[str]) -> str:
 
     Examples
     --------
-    >>> verdict(["supports", "not run"]), verdict(["contradicts", "open"]), verdict(["not run"])
-    ('holds partly', 'fails', 'not run')
+    >>> [verdict(["supports", other]) for other in ("supports", "open", "not run", "contradicts")]
+    ['holds', 'holds partly', 'holds partly', 'mixed']
+    >>> verdict(["contradicts", "open"]), verdict(["open", "not run"]), verdict(["not run"])
+    ('fails', 'open', 'not run')
     """
     if all(word == "not run" for word in says):
         return "not run"
     if all(word == "supports" for word in says):
         return "holds"
     if "supports" in says:
-        return "holds partly"
+        return "mixed" if "contradicts" in says else "holds partly"
     return "fails" if "contradicts" in says else "open"
 
 
@@ -189,15 +192,21 @@ def read_ledger(path: str | Path) -> pd.DataFrame:
 def as_markdown(table: pd.DataFrame, measures: bool = True) -> str:
     """The ledger as a Markdown table: a row a claim, bold, each followed by its measures.
 
-    measures: False for the claims alone. The same text comes from `evaluate` and from its claims.csv.
+    measures: False for the claims alone, with how many of their measures say what. The same text comes from `evaluate`
+    and from its claims.csv.
     """
-    lines = ["| claim, and what decides it | published | here | expected | says |", "|---|---|---|---|---|"]
+    names = ["claim, and what decides it", "published", "here", "expected", "says"]
+    names = names if measures else ["claim", "published", "its measures", "verdict"]
+    lines = [line(names), "|" + "---|" * len(names)]
     for _, rows in table.groupby("claim", sort=False):
         first = rows.iloc[0]
-        cells = [f"**{first['statement']}**", first["paper"], "", "", f"**{first['verdict']}**"]
-        lines.append(line(cells))
+        cells, verdict = [f"**{first['statement']}**", first["paper"]], f"**{first['verdict']}**"
         if measures:
+            lines.append(line([*cells, "", "", verdict]))
             lines += [line(cells_of(row)) for row in rows.to_dict("records")]
+        else:
+            counts = rows["says"].value_counts(sort=False)
+            lines.append(line([*cells, ", ".join(f"{count} {says}" for says, count in counts.items()), verdict]))
     return "\n".join(lines) + "\n"
 
 

@@ -169,9 +169,10 @@ def planned_variants(name: str, path: Path = PATH) -> list[dict[str, Any]]:
     With these 03_ablations tells what was not run.
     """
     presets, found = read_presets(path), {}
-    for preset in (presets[name], *presets.values()):
-        for variant, changes in all_variants(preset).items():
-            found.setdefault(variant, {"variant": variant, **preset.get("settings", {}), **changes})
+    for preset in (name, *presets):
+        shared = {"preset": preset} | presets[preset].get("settings", {})
+        for variant, changes in all_variants(presets[preset]).items():
+            found.setdefault(variant, {"variant": variant, **shared, **changes})
     return list(found.values())
 
 

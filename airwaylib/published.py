@@ -9,17 +9,17 @@ SOURCES = {
     "A": "the authors' program or words",
     "B": "one secondary source; the paper itself was not at hand",
 }
-SCORES = ("td", "bd", "dsc", "precision", "iou", "fpr")  # percent; and leakage_mm3
+SCORES = ("td", "bd", "dsc", "precision", "iou", "exact09_fpr")  # percent; and leakage_mm3
 WINGSNET = "Zheng et al. 2021: WingsNet, General Union loss"
 
-# td, bd: tree length and branches detected; fpr: false positive rate as EXACT'09 defines it. No figure: not published.
+# td, bd: tree length and branches detected; exact09_fpr: EXACT'09's false positive rate. No figure: not published.
 PUBLISHED = (
     {
         "method": WINGSNET,
         "data": "EXACT'09, 20 test cases",
         "convention": "exact09",
         "source": "A",
-        **{"td": 79.0, "td_sd": 11.1, "bd": 80.5, "bd_sd": 12.5, "fpr": 5.79, "leakage_mm3": 1313.0},
+        **{"td": 79.0, "td_sd": 11.1, "bd": 80.5, "bd_sd": 12.5, "exact09_fpr": 5.79, "leakage_mm3": 1313.0},
     },
     {
         "method": WINGSNET,
@@ -87,7 +87,7 @@ def beside_published(summary: pd.DataFrame, official: pd.DataFrame, data: str) -
         found |= {f"{name}_sd": row[f"{name}_sd"] for name in ("td", "bd")}
         rows.append({"method": row["variant"], "convention": "paper", **found})
     for variant, cases in official.groupby("variant", sort=False):
-        names = {"td": "tree_length_detected", "bd": "branches_detected", "fpr": "false_positive_rate"}
+        names = {"td": "tree_length_detected", "bd": "branches_detected", "exact09_fpr": "false_positive_rate"}
         found = {short: cases[f"exact09_{name}"] for short, name in names.items()}
         means = {short: values.mean() for short, values in found.items()}
         spread = {f"{short}_sd": found[short].std() for short in ("td", "bd")}

@@ -20,11 +20,12 @@ from airwaylib.claim_measures import SCORES, Tables, read_table
 from airwaylib.errors import InputError
 from airwaylib.files import atomic_path
 from airwaylib.html_tables import compact, html_table
-from airwaylib.runs import StudyRuns, collect
+from airwaylib.runs import FACTORS, StudyRuns, collect
 
 MOST_BYTES = 20_000_000
 LARGE_SVG = 300_000  # bytes; above, the PNG is the smaller one of a pair
 FEW_ROWS = 16  # a longer table is folded
+SETTINGS = (*FACTORS, "parameters", "steps", "seeds", "cases", "convention", "status", "reason", "device")
 SHORT = {"commit": 9, "data": 12}  # characters of a checksum that are shown
 DATA = {
     "synthetic": "Synthetic data: CTs and airways are phantoms, not patients'. What holds here need not hold "
@@ -124,8 +125,10 @@ def claims_section(claims: pd.DataFrame) -> str:
     )[["claim", "says", "measure", "here", "expected", "note"]]
     return (
         f"<p>{len(by_claim)} statements: {escape(words)}. A claim holds if all its measures support it, partly if "
-        "some do; if none does, it fails where one contradicts it and is open otherwise. A measure decides if "
-        "Student's 95 % interval over the seeds lies on one side of what is expected; one seed has no interval. "
+        "some do and none contradicts it; it is mixed if some support and some contradict it, fails if some contradict "
+        "and none supports it, and is open if none says anything. Nothing is corrected for the number of measures. "
+        "A measure decides if Student's 95 % interval over the seeds lies on one side of what is expected; one seed "
+        "has no interval. "
         "Sources: [A] the authors, [B] a secondary source, [C] our choice, [D] derived here.</p>"
         + html_table(verdicts, "The ledger: each statement with its verdict", "verdict")
         + "<details open><summary>The measures behind the verdicts</summary>"
@@ -147,17 +150,28 @@ def tables_section(folder: Path) -> Iterator[str]:
     order = list(TABLES)
     for stem in sorted(stems, key=lambda stem: order.index(stem) if stem in order else len(order)):
         path, caption = folder / "tables" / f"{stem}.csv", table_caption(stem)
-        table = shortened(read_table(path))
+        table = shortened(read_table(path)) if stem == "runs" else read_table(path)
         if table.empty:
             yield f"<h3>{escape(stem)}</h3><p>{escape(caption)} Nothing to show.</p>"
             continue
-        text = html_table(compact(table), f"{caption} All columns: tables/{stem}.csv")
+        table, same = without_constants(table)
+        text = html_table(compact(table), f"{caption} {same}All columns: tables/{stem}.csv")
         if len(table) > FEW_ROWS:
             text = f"<details><summary>{len(table)} rows</summary>{text}</details>"
         yield f"<h3>{escape(stem)}</h3>{text}"
     for stem in EXPECTED_TABLES:
         if stem not in stems:
             yield f"<h3>{escape(stem)}</h3><p>{escape(table_caption(stem))} <b>Not made.</b></p>"
+
+
+def without_constants(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The table without settings that all of its rows share, and these in words."""
+    constant = [
+        name for name in SETTINGS if name in table and len(table) > 1 and table[name].nunique(dropna=False) == 1
+    ]
+    values = (f"{name.replace('_', ' ')} {table[name].iloc[0]}" for name in constant if pd.notna(table[name].iloc[0]))
+    words = ", ".join(values)
+    return table.drop(columns=constant), f"In all rows: {words}. " if words else ""
 
 
 def shortened(table: pd.DataFrame) -> pd.DataFrame:
@@ -174,12 +188,12 @@ def figures_section(folder: Path, kind: str) -> Iterator[str]:
     """Every figure of the study, those with captions first; and the ones that are not made."""
     stems = {path.stem for path in folder.glob("figures/*") if path.suffix in (".png", ".svg")}
     order = list(FIGURES)
-    synthetic = " Synthetic data." if kind == "synthetic" else ""
     for stem in sorted(stems, key=lambda stem: (order.index(stem) if stem in order else len(order), stem)):
         caption = figure_caption(stem)
+        synthetic = " Synthetic CT." if kind == "synthetic" and caption.of_data else ""
         yield (
             f'<figure><img src="{image(folder / "figures" / stem)}" alt="{escape(caption.alt)}">'
-            f"<figcaption><b>{escape(caption.title)}.</b>{synthetic}"
+            f"<figcaption><b>{escape(caption.title)}.</b>{synthetic} {escape(caption.alt)}"
             + (f" From {escape(caption.maker)}." if caption.maker else "")
             + "</figcaption></figure>"
         )

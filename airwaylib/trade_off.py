@@ -24,6 +24,8 @@ from airwaylib.runs import StudyRuns
 from airwaylib.volume import Volume
 
 PROBABILITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+PRECISIONS = (60, 70, 80, 90)  # percent, at which runs are compared
+FINE = 1001  # points of a curve, between its first and its last threshold
 COLUMNS = ["case", "probability", "td", "bd", "precision", "dsc"]
 
 
@@ -99,3 +101,23 @@ def trade_offs(runs: StudyRuns, variants: Iterable[str], progress: Callable[[Any
         row = runs.table.set_index("run").loc[run]
         tables.append(trade_off(runs.configs[run]).assign(variant=row["variant"], seed=row["seed"]))
     return pd.concat(tables, ignore_index=True)[["variant", "seed", *COLUMNS]]
+
+
+def td_at_precision(curves: pd.DataFrame, precisions: Sequence[float] = PRECISIONS) -> pd.DataFrame:
+    """The longest tree that each run finds at a precision of at least so much (percent), by moving the threshold.
+
+    curves: as `trade_offs` gives them. A run's scores are means over its cases, and go straight from one threshold to
+    the next. Returns variant, seed, precision (that is asked for) and td; nan where no threshold reaches it.
+    """
+    rows = []
+    means = curves.groupby(["variant", "seed", "probability"], sort=False)[["precision", "td"]].mean()
+    for (variant, seed), run in means.groupby(level=["variant", "seed"], sort=False):
+        run = run.droplevel(["variant", "seed"]).sort_index().dropna()
+        if run.empty:  # nothing was found at any threshold
+            rows += [(variant, seed, wanted, np.nan) for wanted in precisions]
+            continue
+        fine = np.linspace(run.index[0], run.index[-1], FINE)
+        precision, td = (np.interp(fine, run.index, run[name]) for name in ("precision", "td"))
+        rows += [(variant, seed, wanted, np.max(td[precision >= wanted], initial=-np.inf)) for wanted in precisions]
+    table = pd.DataFrame(rows, columns=["variant", "seed", "precision", "td"])
+    return table.replace({"td": {-np.inf: np.nan}})

@@ -72,7 +72,7 @@ def test_an_effect_may_ask_how_both_were_trained(results):
     table = pd.DataFrame({"variant": ["union", "dice", "third"], "sampling": ["uniform", "uniform", "centreline"]})
     table.to_csv(results / "tables/runs.csv", index=False)
     (found,) = findings(results, **given, having={"sampling": "uniform"})
-    assert found.measure == "td: union less dice, uniform (points)"
+    assert found.measure == "td: union minus dice, uniform (points)"
     assert found[1:] == findings(results, **given)[0][1:]
     with pytest.raises(MissingError, match=r"^union and dice with sampling hard; here uniform$"):
         findings(results, **given, having={"sampling": "hard"})

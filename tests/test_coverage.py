@@ -116,3 +116,11 @@ def test_folders_of_a_study(tmp_path, monkeypatch):
     ]
     wider = coverage(found.table, [planned[0] | {"width": 8}], found.configs).iloc[0]
     assert (wider["status"], wider["reason"]) == ("other settings", "width is 4, planned 8")
+
+
+def test_the_preset_that_plans_a_variant_and_what_its_loss_brings_along():
+    planned = [{"variant": "b", "root": 0.5}, {"variant": "c", "loss": "dice", "preset": "paper"}]
+    table = coverage(runs(("a_0", 0, "done")), planned).set_index("variant")
+    assert table["planned"].to_dict() == {"b": "yes", "c": "paper", "a": "no"}
+    assert table.loc["b", ["alpha", "root"]].tolist() == [0.1, 0.5]  # General Union's, and as planned
+    assert table.loc["c", ["alpha", "root"]].isna().all()  # Dice has neither

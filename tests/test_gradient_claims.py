@@ -99,12 +99,12 @@ def test_values_by_hand():
     first = next(iter(value.values()))
     at_first = 0.5 * depth("ec1")
     assert first == pytest.approx(at_first - (at_first / 3 + at_first / 4) / 2)  # bin 0 less bins 2 and 3
-    steps = value["erosion at the first block less at the last but one (dice, final)"]
+    steps = value["erosion at the first block minus the last but one (dice, final)"]
     assert steps == pytest.approx(at_first - 0.5 * depth("dc5"))
     for name, blocks in (("encoder", ENCODER), ("shallow blocks", ("ec1", "ec2", "ec3"))):
         expected = 0.1 * np.mean([depth(layer) for layer in blocks])
-        assert value[f"mean erosion of the {name}, final less both (dice)"] == pytest.approx(expected)
-    assert value["gradient ratio after the last epoch, general_union less dice (both)"] == pytest.approx(4.5)
+        assert value[f"mean erosion of the {name}, final minus both (dice)"] == pytest.approx(expected)
+    assert value["gradient ratio after the last epoch, general_union minus dice (both)"] == pytest.approx(4.5)
 
 
 def test_rank_correlation_with_the_blur_on_the_way():

@@ -128,6 +128,7 @@ def test_planned_are_the_variants_of_all_presets_once():
     names = [row["variant"] for row in planned]
     assert len(names) == len(set(names)) and set(names) >= set(read_preset("paper").variants)
     assert names[:5] == list(read_preset("quick").variants)
+    assert [row["preset"] for row in planned[4:6]] == ["quick", "ablations"]
     by_name = {row["variant"]: row for row in planned_variants("paper")}
     assert [by_name["unet_general_union"][key] for key in ("network", "width", "epochs")] == ["unet", 8, 100]
     assert by_name["both_dice"]["width"] == 8 and by_name["deep_tversky_uniform"]["sampling"] == "uniform"
@@ -140,7 +141,8 @@ def test_figures_show_variants_that_are_done():
     assert plan.figure_parameters(done[:2]) == {"baseline": "a", "ours": "b", "curves": ["b"]}
     assert plan.figure_parameters(["a_0"]) == {"baseline": "a", "ours": "a"} and plan.figure_parameters([]) == {}
     quick = read_preset("quick")
-    assert quick.figure_parameters(quick.settings_by_run()) == {"baseline": "final_dice", "ours": "both_general_union"}
+    found = quick.figure_parameters(quick.settings_by_run())
+    assert (found["baseline"], found["ours"]) == ("final_dice", "both_general_union") and "compared" not in found
 
 
 def test_gradients_of_quick_are_those_of_its_runs():

@@ -98,7 +98,7 @@ def test_every_claim_stands_first_and_in_the_table_that_is_written(results):
     seen = words(text)
     for claim in read_claims():
         assert " ".join(claim.statement.split()) in seen
-    assert text.index('id="claims"') < text.index('id="tables"') < text.index('id="figures"')
+    assert text.index('id="claims"') < text.index('id="figures"') < text.index('id="tables"')
     assert "10.00 (" not in seen and "11.00 (8.52 to 13.48; 3 seeds)" in seen  # 10, 11, 12 points
 
 

@@ -109,7 +109,7 @@ MAY_IMPORT = {
     "gradient_study": {"config", "gradient_maps", "gradient_measures", "gradients", "inference", "loss_table", "losses"}
     | {"gradient_theory", "metrics", "networks", "prepare", "probe", "store", "study", "training", "tree"}
     | {"validation"},
-    "coverage": {"ablation", "config", "runs"},
+    "coverage": {"ablation", "config", "loss_table", "runs"},
     "ablation": {"config", "loss_table", "metrics", "runs", "statistics", "study"},
     "ablation_figures": {"figures", "gradient_figures"},
     "architecture": {"wingsnet"},

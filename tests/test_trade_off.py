@@ -13,7 +13,7 @@ from airwaylib.errors import InputError
 from airwaylib.inference import segment
 from airwaylib.metrics import evaluate
 from airwaylib.networks import CheckpointInfo, build_network, load_checkpoint, save_checkpoint
-from airwaylib.trade_off import COLUMNS, PROBABILITIES, curve, trade_off
+from airwaylib.trade_off import COLUMNS, PROBABILITIES, curve, td_at_precision, trade_off
 from airwaylib.volume import write_volume
 
 
@@ -76,3 +76,13 @@ def test_a_run_without_a_checkpoint_is_an_error(config):
     config.checkpoint.unlink()
     with pytest.raises(InputError, match="no such checkpoint"):
         trade_off(config)
+
+
+def test_the_longest_tree_at_a_precision_by_hand():
+    """From 90 and 50 % precision of two cases at threshold 0.2 to 90 % of both at 0.4; beyond, nothing is found."""
+    rows = [(0.2, 100, 90), (0.2, 80, 50), (0.4, 50, 90), (0.4, 70, 90), (0.9, 0, np.nan), (0.9, 0, np.nan)]
+    curves = pd.DataFrame(rows, columns=["probability", "td", "precision"]).assign(variant="a", seed=3)
+    table = td_at_precision(curves, (60, 80, 90, 95))
+    assert table["precision"].tolist() == [60, 80, 90, 95] and set(table["seed"]) == {3}
+    assert table["td"].tolist() == pytest.approx([90, 75, 60, np.nan], abs=0.2, nan_ok=True)  # 70 to 90 %: halfway
+    assert td_at_precision(curves[curves["probability"] == 0.9], (60,))["td"].isna().all()
