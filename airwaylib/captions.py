@@ -26,8 +26,8 @@ FIGURES = {
     ),
     "tube_erosion": Caption(
         "A tube under repeated averaging",
-        "Left, the gradient across a tube after 1 to 18 layers: its peak sinks below zero. Right, the share of a "
-        "tube's cross-section that has lost its sign, by layer: thin tubes lose it first.",
+        "Left, the gradient across a tube of radius 2 voxels after 1 to 18 layers: its peak sinks below "
+        "zero. Right, the share of a tube's cross-section that has lost its sign, by layer: thin tubes lose it first.",
         "04_figures",
         False,
     ),

@@ -150,19 +150,22 @@ class Spread(Measure):
     kind: Literal["spread"]
     metric: str = Field(description="column of scores_by_case.csv that is expected to spread")
     less: str = Field(description="the metric whose spread is taken off")
+    within: float | None = Field(None, gt=0, description="points of `less` below the best variant's mean; null: all")
 
     @property
     def text(self) -> str:
         """The measure in words."""
-        return self.measure or f"range over the variants, of {self.metric} minus that of {self.less} (points)"
+        which = "" if self.within is None else f" within {self.within:g} points of {self.less}"
+        return self.measure or f"range over the variants{which}, of {self.metric} minus that of {self.less} (points)"
 
     def findings(self, tables: Tables) -> Iterator[Finding]:
         """One, over the seeds."""
-        ranges = []
+        ranges, level = [], by_variant(tables, self.less, []).groupby("seed").mean().mean()
+        close = level.index[level >= level.max() - (np.inf if self.within is None else self.within)]
         for metric in (self.metric, self.less):
-            means = by_variant(tables, metric, []).groupby("seed").mean().dropna()
+            means = by_variant(tables, metric, list(close)).groupby("seed").mean().dropna()
             if means.shape[1] < 2 or means.empty:
-                raise MissingError("fewer than two variants with a seed in common")
+                raise MissingError("fewer than two such variants with a seed in common")
             ranges.append(means.max(axis=1) - means.min(axis=1))
         yield self.over_seeds(ranges[0] - ranges[1], SCORES)
 

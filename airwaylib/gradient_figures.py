@@ -96,7 +96,8 @@ def plot_tube_erosion(profiles: pd.DataFrame, erosion: pd.DataFrame) -> Figure:
         right.plot(rows["layers"], rows["eroded"], label=f"{radius:g}", **style)
     right.set(xlabel="layers passed", ylabel="share of the cross-section eroded", ylim=(-0.03, 1.03))
     right.xaxis.get_major_locator().set_params(integer=True)
-    right.legend(frameon=False, fontsize="small", title="tube radius (voxels)", alignment="left")
+    beside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1)}
+    right.legend(frameon=False, fontsize="small", title="tube radius (voxels)", alignment="left", **beside)
     return figure
 
 
@@ -240,12 +241,12 @@ def plot_missed(table: pd.DataFrame) -> Figure:
         chosen = table[(table["loss"] == group[0]) & (table["supervision"] == group[1])]
         for missed, look in looks.items():  # hollow rings and crosses leave each other visible
             seen = chosen[chosen["missed"].astype(bool) == missed]
-            ax.plot(seen["radius_mm"], seen["erosion"], ls="", **look)
+            ax.plot(seen["radius_mm"], seen["erosion"], ls="", clip_on=False, **look)
         lost, unknown = int(chosen["missed"].sum()), int(chosen["erosion"].isna().sum())
         note = f"\n{lost} of {len(chosen)} missed" + (f", {unknown} without erosion" if unknown else "")
         ax.set_title(group_label(group, chosen) + note, fontsize="small")
         ax.set(xscale="log", ylim=(-0.03, 1.03), xlabel="branch radius (mm)")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
         ax.xaxis.set_major_formatter(PLAIN_NUMBERS)
         ax.xaxis.set_minor_formatter(NullFormatter())
         ax.tick_params(labelbottom=True)

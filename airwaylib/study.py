@@ -85,7 +85,7 @@ class AblationParameters(BaseModel, extra="forbid"):
 class ExploreParameters(BaseModel, extra="forbid"):
     """Parameters of 05_explore_gradients."""
 
-    study: str = Field("gradients", description="results are read from and written to results/<study>/")
+    study: str = Field("quick", description="results are read from and written to results/<study>/")
     axis: int = Field(1, ge=0, le=2, description="of the still's slice: 0 axial, 1 coronal, 2 sagittal")
     layers: int = Field(5, ge=1, description="layers in the still, evenly spread from the last to the first")
     page_mb: float = Field(15, gt=0, description="the page is smaller than so many MB: what does not fit stays out")

@@ -96,6 +96,12 @@ def test_spread_is_the_difference_of_two_ranges(tmp_path):
     write_scores(tmp_path, far, lambda v, seed, case: {"bd": far[v][0] + seed * (v == "c"), "dsc": far[v][1]})
     (found,) = findings(tmp_path, kind="spread", metric="bd", less="dsc", expect="greater")
     assert found.ours == pytest.approx(34) and found.seeds == 3 and found.says == "supports"
+    (close,) = findings(tmp_path, kind="spread", metric="bd", less="dsc", within=1, expect="greater")
+    assert close.ours == pytest.approx(20) and close.measure.startswith(
+        "range over the variants within 1 points of dsc"
+    )
+    with pytest.raises(MissingError, match="fewer than two such variants"):
+        findings(tmp_path, kind="spread", metric="bd", less="dsc", within=0.5, expect="greater")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from airwaylib.store import Store
 from airwaylib.wingsnet import BLOCKS
 
 TINY = {
+    "study": "gradients",
     "train_cases": ["mini_0000"],
     "test_cases": ["mini_0001"],
     "seeds": [0],

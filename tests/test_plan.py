@@ -154,6 +154,7 @@ def test_gradients_of_quick_are_those_of_its_runs():
     }
     parameters = GradientParameters(**shared | {"study": "quick", "seeds": quick.seeds} | quick.gradients)
     assert len(parameters.configs()) == 12
+    assert parameters == GradientParameters()  # the notebook alone looks at the same runs
     for config in parameters.configs():
         assert config.model_dump() == runs[config.run]
 

@@ -1,8 +1,8 @@
 """JupyterLab in headless Chromium runs 05_explore_gradients and answers its sliders; so does the page without a kernel.
 
-Nothing may be asked of any other machine. Screenshots for the README (of results/gradients, if that is there):
+Nothing may be asked of any other machine. Screenshots for the README (of results/quick, if its maps are there):
 
-    AIRWAYLIB_SCREENSHOTS=results/gradients/figures .venv/bin/python -m pytest tests/browser
+    AIRWAYLIB_SCREENSHOTS=results/quick/figures .venv/bin/python -m pytest tests/browser
 """
 
 import os
@@ -60,10 +60,10 @@ TIMED = """() => new Promise((resolve, reject) => {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Where the gradient maps are: this clone's, if screenshots are to be taken of them, else a made-up study's."""
-    real = ROOT / "results/gradients/gradients"
+    real = ROOT / "results/quick/gradients"
     if SCREENSHOTS and list(real.glob("*.zarr")):
         return real
-    made = tmp_path_factory.mktemp("home") / "results/gradients/gradients"
+    made = tmp_path_factory.mktemp("home") / "results/quick/gradients"
     write_study(made, runs=(("dice", "final"), ("general_union", "both")), size=64 if SCREENSHOTS else 48)
     return made
 
