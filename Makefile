@@ -8,6 +8,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PRESET ?= quick
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
+# Two files of tests at a time, each on a core of its own: most of them keep no more than one busy.
+SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: study test test-slow test-long test-browser lint lab clean
 .DELETE_ON_ERROR:
@@ -16,10 +18,11 @@ study: .venv/ready
 	$(BIN)/airwaylib reproduce $(PRESET) --cores $(CORES)
 
 test: .venv/ready lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(SIDE_BY_SIDE) -m "not slow"
 
 test-slow: .venv/ready
-	$(BIN)/python -m pytest -m "slow and not long"
+	$(SIDE_BY_SIDE) -m "slow and not long and not browser"
+	$(BIN)/python -m pytest -m browser
 
 test-long: .venv/ready
 	$(BIN)/python -m pytest -m long
