@@ -69,7 +69,7 @@ FIGURES = {
     ),
     "trade_off": Caption(
         "Tree length detected against precision as the threshold moves",
-        "A thin line a seed and a thick one for their mean, for each variant, from threshold 0.1 to 0.9; the "
+        "A thin line a seed and a thick one for their mean, for each variant, from threshold 0.001 to 0.999; the "
         "marker of 0.5 is filled.",
         "04_figures",
     ),

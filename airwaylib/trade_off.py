@@ -23,7 +23,7 @@ from airwaylib.reference import parse_reference
 from airwaylib.runs import StudyRuns
 from airwaylib.volume import Volume
 
-PROBABILITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+PROBABILITIES = (0.001, 0.01, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.99, 0.999)  # networks are sure of most
 PRECISIONS = (60, 70, 80, 90)  # percent, at which runs are compared
 FINE = 1001  # points of a curve, between its first and its last threshold
 COLUMNS = ["case", "probability", "td", "bd", "precision", "dsc"]
@@ -116,8 +116,8 @@ def td_at_precision(curves: pd.DataFrame, precisions: Sequence[float] = PRECISIO
         if run.empty:  # nothing was found at any threshold
             rows += [(variant, seed, wanted, np.nan) for wanted in precisions]
             continue
-        fine = np.linspace(run.index[0], run.index[-1], FINE)
-        precision, td = (np.interp(fine, run.index, run[name]) for name in ("precision", "td"))
+        places = np.linspace(0, len(run) - 1, FINE)
+        precision, td = (np.interp(places, np.arange(len(run)), run[name]) for name in ("precision", "td"))
         rows += [(variant, seed, wanted, np.max(td[precision >= wanted], initial=-np.inf)) for wanted in precisions]
     table = pd.DataFrame(rows, columns=["variant", "seed", "precision", "td"])
     return table.replace({"td": {-np.inf: np.nan}})
