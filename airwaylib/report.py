@@ -122,7 +122,7 @@ def claims_section(claims: pd.DataFrame) -> str:
     measures = measures.assign(
         claim=measures["claim"].str.replace("_", " "),
         here=[ledger.number_in_words(row) for row in measures.to_dict("records")],
-    )[["claim", "says", "measure", "here", "expected", "note"]]
+    )[["claim", "says", "here", "expected", "measure", "note"]]
     return (
         f"<p>{len(by_claim)} statements: {escape(words)}. A claim holds if all its measures support it, partly if "
         "some do and none contradicts it; it is mixed if some support and some contradict it, fails if some contradict "
