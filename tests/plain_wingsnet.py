@@ -87,3 +87,13 @@ def drop(channels: Tensor, kept: Tensor) -> Tensor:
     return torch.stack(
         [c * (k.to(c) * len(k) / k.sum())[:, None, None, None] for c, k in zip(channels, kept, strict=True)]
     )
+
+
+def random_plain_network(width: int = 2) -> PlainWingsNet:
+    """One of random weights, biases included (they begin at 0), the same at every call."""
+    torch.manual_seed(1)
+    plain = PlainWingsNet(width)
+    for name, parameter in plain.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
+    return plain

@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from refusals import refused
 
 from airwaylib import baselines, study
 from airwaylib.baselines import BASELINES, Baseline
 from airwaylib.config import TrainConfig
-from airwaylib.errors import InputError
 from airwaylib.gradients import class_gradients, layer_names
 from airwaylib.inference import predict_probability
 from airwaylib.losses import dice_loss
@@ -188,13 +188,6 @@ def test_logits_are_float32_under_autocast():
         with torch.autocast("cpu", torch.bfloat16):
             logits = network(image).decoder
         assert logits.dtype == torch.float32
-
-
-def refused(call, *parts):
-    with pytest.raises(InputError) as error:
-        call()
-    assert "\n" not in str(error.value)
-    assert all(part in str(error.value) for part in parts), error.value
 
 
 def test_what_a_network_does_not_have_is_refused():

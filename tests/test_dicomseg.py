@@ -6,10 +6,10 @@ import highdicom
 import numpy as np
 import pydicom
 import pytest
+from refusals import refused
 from synthetic_dicom import AXES, STUDY, write_slices
 
 from airwaylib.dicomseg import read_sources, write_dicom_seg
-from airwaylib.errors import InputError
 from airwaylib.imagefile import slice_files
 from airwaylib.volume import Volume, read_volume
 
@@ -106,12 +106,6 @@ def test_a_long_name_of_weights_is_cut_and_two_objects_differ_in_their_uids(tmp_
     one, two = (written(folder, some((6, 5, 7)), tmp_path / f"{k}.dcm", "w" * 100)[0] for k in (1, 2))
     assert one.SegmentSequence[0].SegmentAlgorithmName == "WingsNet, " + "w" * 54
     assert one.SOPInstanceUID != two.SOPInstanceUID and one.SeriesInstanceUID != two.SeriesInstanceUID
-
-
-def refused(call, *parts):
-    with pytest.raises(InputError) as error:
-        call()
-    assert all(part in str(error.value) for part in parts), error.value
 
 
 def test_what_cannot_be_referred_to_is_refused(tmp_path):

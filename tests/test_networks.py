@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from refusals import refused
 
-from airwaylib.errors import InputError
 from airwaylib.networks import CheckpointInfo, build_network, load_checkpoint, save_checkpoint, start_from
 
 INFO = CheckpointInfo("wingsnet", {"width": 2}, window=16, spacing=0.7)
@@ -24,15 +24,6 @@ def network(seed=0, width=2):
 def checkpoint(tmp_path):
     save_checkpoint(tmp_path / "weights.safetensors", network(), INFO)
     return tmp_path / "weights.safetensors"
-
-
-def refused(call, *reasons):
-    """The call raises one line that gives the reasons."""
-    with pytest.raises(InputError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    assert all(str(reason) in message for reason in reasons), message
 
 
 def test_wingsnet_has_the_published_number_of_parameters():

@@ -4,35 +4,16 @@ import pickle
 
 import pytest
 import torch
-from plain_wingsnet import PlainWingsNet
+from plain_wingsnet import random_plain_network
+from refusals import refused
 
-from airwaylib.errors import InputError
 from airwaylib.released import load_author_checkpoint
-
-
-def refused(call, *parts):
-    with pytest.raises(InputError) as error:
-        call()
-    message = str(error.value)
-    assert "\n" not in message
-    for part in parts:
-        assert str(part) in message
-
-
-def plain_network():
-    """A network of the authors' names, of random weights and biases."""
-    torch.manual_seed(1)
-    plain = PlainWingsNet(2)
-    for name, parameter in plain.named_parameters():
-        if name.endswith("bias"):
-            torch.nn.init.normal_(parameter)
-    return plain.eval()
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize("swapped", [False, True])
 def test_author_checkpoint_is_read(tmp_path, prefix, swapped):
-    plain = plain_network()
+    plain = random_plain_network().eval()
     heads = {"dc0_0": "dc0_1", "dc0_1": "dc0_0"} if swapped else {}
     state = {prefix + heads.get(name[:5], name[:5]) + name[5:]: w for name, w in plain.state_dict().items()}
     torch.save({"epoch": 3, "state_dict": state}, tmp_path / "w.pth")
@@ -45,7 +26,7 @@ def test_author_checkpoint_is_read(tmp_path, prefix, swapped):
 
 def test_author_checkpoint_that_does_not_fit_is_refused(tmp_path):
     path = tmp_path / "w.pth"
-    state = plain_network().state_dict()
+    state = random_plain_network().eval().state_dict()
     torch.save({"state_dict": state}, path)
     refused(
         lambda: load_author_checkpoint(path),

@@ -1,30 +1,17 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from plain_wingsnet import PlainWingsNet
+from plain_wingsnet import PlainWingsNet, random_plain_network
+from refusals import refused
 
-from airwaylib.errors import InputError
 from airwaylib.optimisation import make_deterministic
 from airwaylib.released import load_author_checkpoint
 from airwaylib.wingsnet import BLOCKS, SUPERVISION, WingsNet, channel_dropout
 
 
-def refused(call, *parts):
-    with pytest.raises(InputError) as error:
-        call()
-    message = str(error.value)
-    assert "\n" not in message
-    for part in parts:
-        assert str(part) in message
-
-
 def pair(path, width=2, dtype=torch.float64):
     """The plain network in float64 and ours with the same random weights, biases included."""
-    torch.manual_seed(1)
-    plain = PlainWingsNet(width)
-    for name, parameter in plain.named_parameters():
-        if name.endswith("bias"):
-            torch.nn.init.normal_(parameter)
+    plain = random_plain_network(width)
     torch.save({"state_dict": plain.state_dict()}, path)
     return plain.double(), load_author_checkpoint(path, width).to(dtype)
 

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from playwright.sync_api import TimeoutError, sync_playwright
+from playwright.sync_api import TimeoutError
 from synthetic_maps import write_study
 
 from airwaylib import gradient_views as views
@@ -28,8 +28,6 @@ from airwaylib.explorer_page import STEPS, write_page
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = shutil.which("chromium")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-ARGUMENTS += ["--disable-component-update", "--disable-sync"]
 SCREENSHOTS = os.environ.get("AIRWAYLIB_SCREENSHOTS", "")
 pytestmark = [
     pytest.mark.slow,
@@ -66,14 +64,6 @@ def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("home") / "results/quick/gradients"
     write_study(made, runs=(("dice", "final"), ("general_union", "both")), size=64 if SCREENSHOTS else 48)
     return made
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import sync_playwright
 from synthetic_study import write_runs
 from synthetic_tables import write_figure, write_scores
 
@@ -20,8 +19,6 @@ from airwaylib.figures import tree_html
 from airwaylib.tree import parse_tree
 
 CHROMIUM = shutil.which("chromium")
-ARGUMENTS = ["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-ARGUMENTS += ["--disable-component-update", "--disable-sync", "--enable-unsafe-swiftshader"]  # WebGL without a GPU
 DESKTOP, PHONE = (1280, 900), (390, 844)
 SCREENSHOTS, REAL = os.environ.get("AIRWAYLIB_SCREENSHOTS", ""), os.environ.get("AIRWAYLIB_REPORT", "")
 COLUMN = "(table, n) => [...table.tBodies[0].rows].map((row) => row.cells[n].textContent)"
@@ -55,14 +52,6 @@ def html(tmp_path_factory):
         tree = parse_tree(mask, (1.0, 1.0, 1.0))
         (folder / "figures/tree.html").write_text(tree_html(tree, "a cross"), encoding="utf-8")
         return report.write_report("made_up")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
