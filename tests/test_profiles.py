@@ -159,16 +159,19 @@ def test_a_tiny_study_through_slurm(home):
     path = home / "profiles/slurm/config.yaml"
     trial = read("slurm") | {"seconds-between-status-checks": 5, "slurm-init-seconds-before-status-checks": 5}
     trial["slurm-keep-successful-logs"] = True
-    trial["default-resources"] = trial["set-resources"]["train"] = {"mem_mb": 2000, "runtime": 30}
+    trial["default-resources"] = {"mem_mb": 2000, "runtime": 30}
+    trial["cores"] = os.cpu_count()
+    del trial["set-resources"]
     if subprocess.run(["sacct"], capture_output=True).returncode:
         trial["slurm-status-command"] = "squeue"
     path.write_text(yaml.safe_dump(trial))
-    options = ["--profile", "profiles/slurm", "--nolock", "--config", "preset=tiny", "--", "runs"]
-    done = snakemake(home, *options)
-    assert done.returncode == 0, done.stdout + done.stderr
+    options = ["--profile", "profiles/slurm", "--nolock", "--rerun-triggers", "mtime", "--config", "preset=tiny", "--"]
+    for target in ("runs", "report"):
+        done = snakemake(home, *options, target)
+        assert done.returncode == 0, done.stdout + done.stderr
     assert all((home / f"results/tiny/runs/{run}_0/scores.csv").exists() for run in TINY["variants"])
-    # A log of Slurm's for each: two cases, two runs.
-    logs = [log.parts[-3:-1] for log in (home / ".snakemake/slurm_logs").rglob("*.log")]
-    expected = [("rule_case", "mini_0000"), ("rule_case", "mini_0001")]
-    expected += [("rule_train", "both_general_union_0"), ("rule_train", "final_dice_0")]
-    assert sorted(logs) == expected
+    assert (home / "results/tiny/report.html").stat().st_size > 1e6
+    # A log of Slurm's for each: two cases, two runs, tables, figures.
+    logs = [next(part for part in log.parts if part.startswith("rule_")) for log in home.rglob("slurm_logs/**/*.log")]
+    expected = ["rule_ablations", "rule_case", "rule_case", "rule_figures"]
+    assert sorted(logs) == [*expected, "rule_train_both_general_union_0", "rule_train_final_dice_0"]
