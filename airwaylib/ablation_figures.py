@@ -22,6 +22,7 @@ NAMES = {
     "bd_truth": "true branches detected",
 }
 AXES = ("precision", "td")  # of the figure of completeness against precision
+MOST_BELOW = 9  # variants of a legend below the axes: a longer one stands beside them
 MOST_LINES = 6  # in one panel: more cannot be told apart
 
 
@@ -86,13 +87,18 @@ def pair_of(row: dict) -> tuple[str, str, str]:
 
 
 def layout(effects: pd.DataFrame) -> tuple[dict[tuple, tuple[int, str]], dict[str, int], int]:
-    """Place and label of each pair, place of each factor's heading, and how many places there are."""
+    """Place and label of each pair, place of each factor's heading, and how many places there are.
+
+    What all pairs of a factor hold fixed is left out of their labels.
+    """
     rows, headings, place = {}, {}, 0
     for factor, part in effects.groupby("factor", sort=False):
         headings[factor] = place
+        common = set.intersection(*(set(held.split(", ")) for held in part["held"]))
         for row in part.drop_duplicates(["from_variant", "to_variant"]).to_dict("records"):
             place += 1
-            held = f"  ({plain(row['held'])})" if row["held"] else ""
+            held = ", ".join(name for name in row["held"].split(", ") if name not in common)
+            held = f"  ({plain(held)})" if held else ""
             rows[pair_of(row)] = place, f"{plain(row['from'])} → {plain(row['to'])}{held}"
         place += 1
     return rows, headings, place
@@ -147,7 +153,8 @@ def plot_td_against_precision(table: pd.DataFrame, seeds: pd.DataFrame, title: s
 
     table: `ablation.ablation_table`; seeds: `ablation.by_seed`, each a small dot.
     """
-    figure, ax = plt.subplots(figsize=(6.6, 5.2), layout="constrained")
+    many = len(table) > MOST_BELOW
+    figure, ax = plt.subplots(figsize=(10.4, 7.2) if many else (6.6, 5.2), layout="constrained")
     for name, style in variant_styles(table["variant"]).items():
         row, dots = table[table["variant"] == name].iloc[0], seeds[seeds["variant"] == name]
         ax.plot(dots["precision"], dots["td"], color=style["color"], ls="", marker="o", ms=3, zorder=4)
@@ -161,7 +168,10 @@ def plot_td_against_precision(table: pd.DataFrame, seeds: pd.DataFrame, title: s
     for metric, limit in zip(AXES, (ax.set_xlim, ax.set_ylim), strict=True):
         limit(*window([*seeds[metric], *table[f"{metric}_mean"]]))
     ax.set(xlabel="precision (%)", ylabel="tree length detected (%)")
-    add_legend(figure, 6.6)
+    if many:
+        figure.legend(loc="outside right upper", frameon=False, fontsize="small")
+    else:
+        add_legend(figure, 6.6)
     figure.suptitle(title)
     return figure
 

@@ -11,6 +11,7 @@ import pytest
 from matplotlib.container import ErrorbarContainer
 
 from airwaylib.ablation_figures import (
+    layout,
     plot_effects,
     plot_td_against_precision,
     plot_td_by_diameter,
@@ -60,7 +61,7 @@ def test_forest_has_a_panel_a_metric_and_a_row_a_pair():
     assert [1.0, 7.0] in ends and [3.0, 5.0] in ends
     labels = {tick.get_text(): place for place, tick in zip(left.get_yticks(), left.get_yticklabels(), strict=True)}
     order = sorted(labels, key=labels.get)
-    assert order == ["supervision", "final → both  (loss dice)", "loss", "dice → general union"]
+    assert order == ["supervision", "final → both", "loss", "dice → general union"]
     bold = {tick.get_text() for tick in left.get_yticklabels() if tick.get_fontweight() == "bold"}
     assert bold == {"supervision", "loss"}
     low, high = left.get_ylim()
@@ -132,6 +133,23 @@ def test_scatter_shows_means_with_the_range_of_the_seeds_and_each_of_them():
     assert dots.get_xydata().tolist() == [[89.5, 58], [90.5, 62]]
     low, high = ax.get_ylim()
     assert 50 < low < 58 and 62 < high < 70
+
+
+def test_rows_say_what_they_hold_unless_all_rows_of_the_factor_do():
+    row = {"factor": "loss", "from": "dice", "to": "tversky", "from_variant": "a", "to_variant": "b"}
+    helds = ["network wingsnet, supervision final", "network wingsnet, supervision both"]
+    rows = pd.DataFrame([row | {"held": held, "to_variant": held} for held in helds])
+    labels = [label for _, label in layout(rows)[0].values()]
+    assert labels == ["dice → tversky  (supervision final)", "dice → tversky  (supervision both)"]
+
+
+def test_a_long_legend_stands_beside_the_axes():
+    table = pd.concat([summary().assign(variant=f"v{i}") for i in range(12)], ignore_index=True)
+    figure = plot_td_against_precision(table, pd.concat([SEEDS.assign(variant=f"v{i}") for i in range(12)]), "made up")
+    figure.draw_without_rendering()
+    (legend,), (ax,) = figure.legends, figure.axes
+    assert len(legend.get_texts()) == 13
+    assert legend.get_window_extent().x0 > ax.get_window_extent().x1
 
 
 def test_styles_of_many_variants_differ():

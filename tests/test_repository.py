@@ -370,16 +370,17 @@ def test_what_runs_leave_behind_is_ignored():
 
 
 def cells_of(study, metrics):
-    """Each variant's cells of the README: a metric's mean over the seeds, with the lowest and the highest."""
+    """Each variant's cells of the README: its seeds, and a metric's mean over them with the lowest and the highest."""
     seeds = {}
     with (ROOT / "results" / study / "tables/by_seed.csv").open() as file:
         for row in csv.DictReader(file):
             seeds.setdefault(row["variant"], []).append(row)
-    found = {name: [[float(row[metric]) for row in rows] for metric in metrics] for name, rows in seeds.items()}
-    return {
-        name: [f"{sum(part) / len(part):.1f} ({min(part):.1f} to {max(part):.1f})" for part in parts]
-        for name, parts in found.items()
-    }
+    found = {}
+    for name, rows in seeds.items():
+        parts = [[float(row[metric]) for row in rows] for metric in metrics]
+        texts = [(f"{sum(part) / len(part):.1f}", f"{min(part):.1f} to {max(part):.1f}") for part in parts]
+        found[name] = len(rows), [f"{mean} ({ends})" if len(rows) > 1 else mean for mean, ends in texts]
+    return found
 
 
 def test_readme_shows_the_committed_results():
@@ -387,9 +388,11 @@ def test_readme_shows_the_committed_results():
     readme = (ROOT / "README.md").read_text()
     cells = cells_of("quick", ("td", "bd", "precision", "dsc"))
     assert set(cells) == set(read_preset("quick").variants)
-    for variant, expected in cells.items():
+    for variant, (_, expected) in cells.items():
         (line,) = [line for line in readme.splitlines() if line.startswith(f"| `{variant}`:")]
         assert [cell.strip() for cell in line.strip("|").split("|")[1:]] == expected
+    for variant, (seeds, expected) in cells_of("ablations", ("td", "bd", "precision", "dsc")).items():
+        assert "| " + " | ".join([f"`{variant}`", str(seeds), *expected]) + " |" in readme.splitlines()
     assert as_markdown(read_ledger(ROOT / "results/quick/tables/claims.csv"), measures=False) in readme
 
 
