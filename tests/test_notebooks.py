@@ -246,7 +246,7 @@ TABLES_04 = {
         "scores",
     ),
     *("scores_by_case", "comparison", "ablation", "exact09", "published", "scores_by_diameter", "trade_off"),
-    *("trees", "tree", "runs", "claims"),
+    *("trees", "tree", "runs", "claims", "td_at_precision"),
 }
 
 
