@@ -6,7 +6,7 @@
 import json
 import sys
 
-from airwaylib.plan import planned_variants, read_preset
+from airwaystudy.plan.presets import planned_variants, read_preset
 
 NAME = config.get("preset", "quick")
 PRESET = read_preset(NAME)
@@ -67,7 +67,7 @@ rule case:  # a phantom and its training store
     output:
         directory(f"{PRESET.data}/prepared/{{case}}.zarr"),
     shell:
-        "{PYTHON} -c \"from airwaylib.prepare import prepare_phantoms; prepare_phantoms('{PRESET.data}', ['{wildcards.case}'])\""
+        "{PYTHON} -c \"from airwaystudy.data.datasets import prepare_phantoms; prepare_phantoms('{PRESET.data}', ['{wildcards.case}'])\""
 
 
 # A rule a run, since Snakemake gives priorities to rules: seed by seed, in the order of study.yaml, so that what is there when

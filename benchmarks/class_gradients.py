@@ -11,11 +11,11 @@ import time
 
 import torch
 
-from airwaylib.gradient_measures import Regions, measure
-from airwaylib.gradients import class_gradients
-from airwaylib.losses import general_union_loss
-from airwaylib.supervision import group_losses
-from airwaylib.wingsnet import WingsNet
+from airwaylib.gradients.by_class import class_gradients
+from airwaylib.gradients.measures import Regions, measure
+from airwaylib.losses.general_union import general_union_loss
+from airwaylib.networks.supervision import group_losses
+from airwaylib.networks.wingsnet import WingsNet
 
 
 def main() -> None:

@@ -72,8 +72,8 @@ def volume_crop(folder: Path, crop: int, rng: np.random.Generator, turned: bool)
 def measure(way: str, args: argparse.Namespace) -> dict[str, float]:
     import torch
 
-    from airwaylib.patches import Crops
-    from airwaylib.store import Store, hold
+    from airwaystudy.data.crops import Crops
+    from airwaystudy.data.store import Store, hold
 
     torch.set_num_threads(args.threads)
     rng, store = np.random.default_rng(0), Path(args.store)
@@ -109,11 +109,11 @@ def main() -> None:
         print(json.dumps(measure(args.measure, args)))
         return
     if args.store is None:
-        from airwaylib import study
-        from airwaylib.prepare import prepare_phantoms
+        from airwaystudy import home
+        from airwaystudy.data.datasets import prepare_phantoms
 
-        prepare_phantoms(study.path("data/phantoms"), ["chest_0018"])
-        args.store = study.path("data/phantoms/prepared/chest_0018.zarr")
+        prepare_phantoms(home.path("data/phantoms"), ["chest_0018"])
+        args.store = home.path("data/phantoms/prepared/chest_0018.zarr")
     runs = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as folder:
         write_volumes(args.store, Path(folder))

@@ -18,9 +18,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from airwaylib.layers import max_pool, upsample
-from airwaylib.optimisation import make_deterministic
-from airwaylib.wingsnet import WingsNet
+from airwaylib.networks.fast import max_pool, upsample
+from airwaylib.networks.wingsnet import WingsNet
+from airwaystudy.training.optimisation import make_deterministic
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last_3d}
 

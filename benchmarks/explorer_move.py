@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from airwaylib.explorer import Explorer, explore
-from airwaylib.gradient_maps import write_maps
+from airwaystudy.analysis.gradient_maps import write_maps
+from airwaystudy.report.explorer_widgets import Explorer, explore
 
 STRIDES = {f"ec{n + 1}": 2 ** (n // 3) for n in range(12)} | {f"dc{n + 1}": 4 >> n // 2 for n in range(6)}
 EPOCHS = (0, 1, 5)

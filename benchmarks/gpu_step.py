@@ -34,11 +34,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from plain_wingsnet import PlainWingsNet  # noqa: E402
 
-from airwaylib.layers import Convolution  # noqa: E402
-from airwaylib.optimisation import make_deterministic  # noqa: E402
-from airwaylib.patches import Crops  # noqa: E402
-from airwaylib.store import Store  # noqa: E402
-from airwaylib.wingsnet import WingsNet  # noqa: E402
+from airwaylib.networks.fast import Convolution  # noqa: E402
+from airwaylib.networks.wingsnet import WingsNet  # noqa: E402
+from airwaystudy.data.crops import Crops  # noqa: E402
+from airwaystudy.data.store import Store  # noqa: E402
+from airwaystudy.training.optimisation import make_deterministic  # noqa: E402
 
 # Way: what differs from our network in float32, run as it is.
 WAYS = {

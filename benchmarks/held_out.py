@@ -1,6 +1,6 @@
 """Score the shipped weights on held-out phantoms: TD, BD and precision, whole and by airway diameter, with intervals.
 
-    python benchmarks/held_out.py [--config data/weights/wingsnet-phantom.yaml] [--weights CHECKPOINT]
+    python benchmarks/held_out.py [--config airwaylib/inference/weights/wingsnet-phantom.yaml] [--weights CHECKPOINT]
 
 The cases are the test cases of the run's configuration (synthetic CT; made where missing). Writes the masks to
 results/<study>/predictions/, scores.csv and scores_by_diameter.csv to results/<study>/tables/. Convention `paper`;
@@ -14,17 +14,17 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from airwaylib import study
-from airwaylib.cli import read_settings
-from airwaylib.evaluation import score_case, true_tree
-from airwaylib.inference import segment
-from airwaylib.metrics import largest_component, overlap_by_diameter
-from airwaylib.networks import load_checkpoint
-from airwaylib.phantom import ensure_named
-from airwaylib.reference import true_reference
-from airwaylib.stages import Recipe
-from airwaylib.statistics import bootstrap_interval, summarise
-from airwaylib.volume import read_ct, read_mask, write_volume
+from airwaylib.images.volume import read_ct, read_mask, write_volume
+from airwaylib.inference.segment import segment
+from airwaylib.metrics.cases import score_case, true_tree
+from airwaylib.metrics.intervals import bootstrap_interval, summarise
+from airwaylib.metrics.reference import true_reference
+from airwaylib.metrics.scores import largest_component, overlap_by_diameter
+from airwaylib.networks.checkpoints import load_checkpoint
+from airwaystudy import home
+from airwaystudy.cli import read_settings
+from airwaystudy.phantoms.case import ensure_named
+from airwaystudy.training.config import Recipe
 
 SCORES = ["td", "bd", "precision", "dsc", "td_truth", "bd_truth"]
 
@@ -44,14 +44,14 @@ def with_intervals(cases: pd.DataFrame) -> pd.DataFrame:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, default=study.HOME / "data/weights/wingsnet-phantom.yaml")
-    parser.add_argument("--weights", type=Path, default=study.DEFAULT_WEIGHTS)
+    parser.add_argument("--config", type=Path, default=home.HOME / "airwaylib/inference/weights/wingsnet-phantom.yaml")
+    parser.add_argument("--weights", type=Path, default=home.DEFAULT_WEIGHTS)
     args = parser.parse_args()
     config = Recipe(**read_settings(args.config)).runs()[-1]
     network, info = load_checkpoint(args.weights)
-    results, scores, bins = study.results(config.study), [], []
+    results, scores, bins = home.results(config.study), [], []
     for case in tqdm(config.test_cases, unit="case"):
-        folder = ensure_named(case, study.path(config.data) / "raw")
+        folder = ensure_named(case, home.path(config.data) / "raw")
         ct = read_ct(folder / "ct.nii.gz")
         label, tree = read_mask(folder / "airway.nii.gz", ct), true_tree(folder / "airway.nii.gz")
         prediction = segment(ct, network, info, progress=False)
@@ -63,9 +63,9 @@ def main() -> None:
         precision = voxels.set_index("diameter_mm")["precision"].to_dict()
         bins.append(groups["by_diameter"].assign(case=case, precision=lambda t, p=precision: t["diameter_mm"].map(p)))
     scores = pd.DataFrame(scores)
-    study.write_csv(results / "tables" / "scores.csv", scores)
+    home.write_csv(results / "tables" / "scores.csv", scores)
     table = with_intervals(pd.concat(bins))
-    study.write_csv(results / "tables" / "scores_by_diameter.csv", table)
+    home.write_csv(results / "tables" / "scores_by_diameter.csv", table)
     print(scores.round(1).to_string(index=False))
     print(summarise(scores.assign(run=args.weights.stem)).round(1).T.to_string(header=False))
     print(table.round(1).to_string(index=False))

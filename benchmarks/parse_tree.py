@@ -23,12 +23,12 @@ import numpy as np
 from scipy import ndimage
 from skimage.morphology import skeletonize
 
-from airwaylib import segments
-from airwaylib.metrics import evaluate
-from airwaylib.reference import _parses
-from airwaylib.thinning import coordinates, thin_voxels
-from airwaylib.tree import parse_tree
-from airwaylib.volume import read_mask
+from airwaylib.images.volume import read_mask
+from airwaylib.metrics.reference import _parses
+from airwaylib.metrics.scores import evaluate
+from airwaylib.trees import segments
+from airwaylib.trees.parse import parse_tree
+from airwaylib.trees.skeleton import coordinates, thin_voxels
 
 
 def sparse_segments(mask: np.ndarray) -> np.ndarray:

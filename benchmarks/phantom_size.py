@@ -11,7 +11,7 @@ import time
 
 
 def measure(size: str) -> None:
-    from airwaylib.phantom import make_phantom, write_phantom
+    from airwaystudy.phantoms.case import make_phantom, write_phantom
 
     start = time.perf_counter()
     phantom = make_phantom(0, size)

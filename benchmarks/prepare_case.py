@@ -26,8 +26,8 @@ def timed(call, name: str, seconds: dict):
 
 
 def measure(folder: str) -> None:
-    from airwaylib import prepare
-    from airwaylib.cases import folder_case
+    from airwaystudy.data import prepare
+    from airwaystudy.data.cases import folder_case
 
     seconds = defaultdict(float)
     for name in PARTS:
@@ -48,7 +48,7 @@ if __name__ == "__main__":
     if len(sys.argv) > 2:
         measure(sys.argv[1])
     else:
-        from airwaylib.phantom import ensure_phantom
+        from airwaystudy.phantoms.case import ensure_phantom
 
         with tempfile.TemporaryDirectory() as made:
             case = sys.argv[1] if len(sys.argv) > 1 else ensure_phantom(18, "chest", made)

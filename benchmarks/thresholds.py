@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from airwaylib import study
-from airwaylib.inference import MARGIN, airway_component, predict_probability
-from airwaylib.lungs import bounding_box, lung_mask
-from airwaylib.metrics import evaluate
-from airwaylib.networks import load_checkpoint
-from airwaylib.phantom import ensure_named
-from airwaylib.volume import read_ct, read_mask
-from airwaylib.volume import window as window_hu
+from airwaylib.images.lungs import bounding_box, lung_mask
+from airwaylib.images.volume import read_ct, read_mask
+from airwaylib.images.volume import window as window_hu
+from airwaylib.inference.segment import MARGIN, airway_component, predict_probability
+from airwaylib.metrics.scores import evaluate
+from airwaylib.networks.checkpoints import load_checkpoint
+from airwaystudy import home
+from airwaystudy.phantoms.case import ensure_named
 
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 SCORES = ("td", "bd", "precision", "dsc")
@@ -28,14 +28,14 @@ SCORES = ("td", "bd", "precision", "dsc")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, nargs="?", default=study.DEFAULT_WEIGHTS)
+    parser.add_argument("checkpoint", type=Path, nargs="?", default=home.DEFAULT_WEIGHTS)
     parser.add_argument("--cases", nargs="+", default=["chest_0022", "chest_0023"])
     parser.add_argument("--windows", nargs="+", type=int, default=[128])
     args = parser.parse_args()
     network, _ = load_checkpoint(args.checkpoint)
     rows = []
     for case in args.cases:
-        folder = ensure_named(case, study.path("data/phantoms/raw"))
+        folder = ensure_named(case, home.path("data/phantoms/raw"))
         ct = read_ct(folder / "ct.nii.gz")
         label = read_mask(folder / "airway.nii.gz", ct).array
         lung = lung_mask(ct)
@@ -53,7 +53,7 @@ def main() -> None:
                 rows.append(row | {name: scores[name] for name in SCORES})
             print(pd.DataFrame(rows[-len(THRESHOLDS) :]).round(1).to_string(index=False), flush=True)
     table = pd.DataFrame(rows)
-    study.write_csv(study.results("chest") / "tables" / "thresholds.csv", table)
+    home.write_csv(home.results("chest") / "tables" / "thresholds.csv", table)
     mean = table.groupby(["window", "threshold"])[[*SCORES, "seconds"]].mean()
     print(mean.round(1).to_string())
 

@@ -24,7 +24,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from plain_wingsnet import PlainWingsNet  # noqa: E402
 
-from airwaylib import wingsnet  # noqa: E402
+from airwaylib.networks import wingsnet  # noqa: E402
 
 VARIANTS = {"plain": "plain", "folded": "ours: folded", "ours": "ours: folded + recomputed"}
 

@@ -1,4 +1,4 @@
-"""WingsNet written down plainly, layer by layer: what `airwaylib.wingsnet` is tested against and timed beside.
+"""WingsNet written down plainly, layer by layer: what `airwaylib.networks.wingsnet` is tested against and timed beside.
 
 Its parameters bear the names of the authors' released files, so `load_author_checkpoint` reads its state.
 """

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from airwaylib.gradient_maps import GradientMaps, write_maps
-from airwaylib.gradient_views import share_slice
+from airwaystudy.analysis.gradient_maps import GradientMaps, write_maps
+from airwaystudy.figures.gradient_slices import share_slice
 
 STRIDES = {"ec1": 1, "ec3": 1, "ec5": 2, "ec8": 4, "ec11": 8, "dc2": 4, "dc4": 2, "dc6": 1}  # in forward order
 EPOCHS = (0, 2, 5)

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from airwaylib.store import Store
+from airwaystudy.data.store import Store
 
 NOWHERE = np.zeros((0, 3), int)
 

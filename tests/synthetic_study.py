@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from airwaylib import study
-from airwaylib.config import TrainConfig
+from airwaystudy import home as study
+from airwaystudy.training.config import TrainConfig
 
 BINS = {"diameter_mm": ("0-2", "2-4", "4-6"), "generation": (0, 1, 2)}
 SETTINGS = {"train_cases": ["train_a", "train_b"], "width": 4, "crop": 40, "crops_per_case": 10, "epochs": 5}

@@ -6,7 +6,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from airwaylib import figures, study
+from airwaystudy import home
+from airwaystudy.figures import style
 
 
 def write_scores(
@@ -23,7 +24,7 @@ def write_scores(
         for seed in seeds
         for case in cases
     ]
-    study.write_csv(Path(results) / "tables" / "scores_by_case.csv", pd.DataFrame(rows).assign(convention="paper"))
+    home.write_csv(Path(results) / "tables" / "scores_by_case.csv", pd.DataFrame(rows).assign(convention="paper"))
 
 
 def write_gradient_claims(results: str | Path, says: dict[int, list[str]]) -> None:
@@ -34,12 +35,12 @@ def write_gradient_claims(results: str | Path, says: dict[int, list[str]]) -> No
         for n, word in enumerate(words)
     ]
     columns = ["claim", "measure", "null", "value", "low", "high", "seeds", "says"]
-    study.write_csv(Path(results) / "gradients" / "claims.csv", pd.DataFrame(rows, columns=columns))
+    home.write_csv(Path(results) / "gradients" / "claims.csv", pd.DataFrame(rows, columns=columns))
 
 
 def write_figure(results: str | Path, stem: str) -> None:
     """RESULTS/figures/STEM.png and .svg: a line."""
     figure, axes = plt.subplots(figsize=(8, 3))
     axes.plot([0, 1])
-    figures.save_figure(figure, Path(results) / "figures" / stem)
+    style.save_figure(figure, Path(results) / "figures" / stem)
     plt.close(figure)

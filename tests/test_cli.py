@@ -11,8 +11,8 @@ import torch
 import yaml
 from tiny_cases import tiny_case
 
-from airwaylib.networks import CheckpointInfo, build_network, save_checkpoint
-from airwaylib.volume import Volume, read_mask, read_volume, write_volume
+from airwaylib.images.volume import Volume, read_mask, read_volume, write_volume
+from airwaylib.networks.checkpoints import CheckpointInfo, build_network, save_checkpoint
 
 INFO = CheckpointInfo("wingsnet", {"width": 1, "supervision": "both"}, 32, 1.0)
 

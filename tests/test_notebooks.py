@@ -12,9 +12,9 @@ import pytest
 from synthetic_maps import write_study
 from synthetic_study import write_runs
 
-from airwaylib import study
-from airwaylib.phantom import make_phantom, write_phantom
-from airwaylib.volume import read_mask, read_volume
+from airwaylib.images.volume import read_mask, read_volume
+from airwaystudy import home as study
+from airwaystudy.phantoms.case import make_phantom, write_phantom
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 SMALL = {

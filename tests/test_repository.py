@@ -19,125 +19,27 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from airwaylib.ledger import as_markdown, read_ledger
-from airwaylib.plan import read_preset
+from airwaystudy.claims.ledger import as_markdown, read_ledger
+from airwaystudy.plan.presets import read_preset
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-MODULES = {path.stem: path for path in sorted((ROOT / "airwaylib").glob("*.py")) if path.stem != "__init__"}
-
-# What a module may import of the others; errors and files are open to all.
-MAY_IMPORT = {
-    "errors": set(),
-    "files": set(),
-    "imagefile": set(),
-    "volume": {"imagefile"},
-    "lungs": {"volume"},
-    "drawing": set(),
-    "thorax": {"drawing"},
-    "scene": {"drawing", "thorax"},
-    "body": {"drawing", "scene", "thorax"},
-    "growth": {"thorax"},
-    "scanner": set(),
-    "disease": {"scene"},
-    "phantom": {"body", "disease", "drawing", "growth", "scanner", "scene", "thorax", "volume"},
-    "layers": set(),
-    "wingsnet": {"layers"},
-    "released": {"wingsnet"},
-    "baselines": {"layers", "wingsnet"},
-    "networks": {"baselines", "wingsnet"},
-    "losses": set(),
-    "rival_losses": {"losses"},
-    "shape_losses": {"losses", "thinning"},
-    "loss_table": {"losses", "rival_losses", "shape_losses"},
-    "gradient_theory": {"loss_table"},
-    "thinning": set(),
-    "segments": {"thinning"},
-    "tree": {"segments", "thinning"},
-    "treefile": {"tree"},
-    "reference": {"growth", "segments", "thinning", "tree"},
-    "exact09": {"reference", "segments"},
-    "metrics": {"exact09", "reference", "segments", "thinning"},
-    "statistics": set(),
-    "evaluation": {"exact09", "metrics", "reference", "statistics", "volume"},
-    "figures": set(),
-    "morphometry": {"tree"},
-    "calibration": {"lungs", "morphometry", "statistics", "tree", "volume"},
-    "calibration_figures": {"figures"},
-    "gradient_figures": {"figures"},
-    "study": set(),
-    "cases": {"volume"},
-    "layouts": {"cases"},
-    "config": {"cases", "study"},
-    "prepare": {"cases", "lungs", "phantom", "thinning", "tree", "volume"},
-    "datasets": {"cases", "layouts", "prepare"},
-    "store": set(),
-    "samplers": {"store"},
-    "augmentation": set(),
-    "patches": {"augmentation", "samplers", "store"},
-    "inference": {"volume", "lungs", "metrics", "networks"},
-    "uncertainty": {"inference", "networks", "volume", "wingsnet"},
-    "mesh": {"volume"},
-    "dicomseg": {"imagefile", "volume"},
-    "outputs": {"dicomseg", "imagefile", "inference", "mesh", "networks", "tree", "treefile", "uncertainty", "volume"},
-    "optimisation": {"config"},
-    "supervision": {"wingsnet"},
-    "gradients": {"supervision", "wingsnet"},
-    "gradient_measures": {"gradients", "thinning"},
-    "probe": {"gradient_measures", "gradient_theory", "gradients", "supervision"},
-    "devices": {"config"},
-    "missed": {"inference", "networks", "store", "study"},
-    "validation": {"inference", "metrics", "store"},
-    "progress": {"config", "study", "validation"},
-    "training": {"config", "devices", "loss_table", "losses", "missed", "networks", "optimisation", "patches", "probe"}
-    | {"progress", "store", "study", "supervision", "validation"},
-    "stages": {"config", "study"},
-    "launch": {"config", "devices", "loss_table", "networks", "stages", "study", "training"},
-    "held_out": {"cases", "config", "evaluation", "inference", "networks", "reference", "study", "volume"},
-    "runs": {"config", "study"},
-    "plan": {"cases", "config", "study"},
-    "reproduce": {"plan", "study"},
-    "claim_measures": {"gradient_theory", "statistics"},
-    "ledger": {"claim_measures", "gradient_views", "study"},
-    "captions": set(),
-    "html_tables": set(),
-    "report": {"captions", "claim_measures", "html_tables", "ledger", "plan", "runs", "study"},
-    "study_commands": {"report", "reproduce"},
-    "gradient_maps": {"study"},
-    "gradient_claims": {"gradient_theory", "statistics", "wingsnet"},
-    "gradient_study": {"config", "gradient_maps", "gradient_measures", "gradients", "inference", "loss_table", "losses"}
-    | {"gradient_theory", "metrics", "networks", "prepare", "probe", "store", "study", "training", "tree"}
-    | {"validation"},
-    "coverage": {"ablation", "config", "loss_table", "runs"},
-    "ablation": {"config", "loss_table", "metrics", "runs", "statistics", "study"},
-    "ablation_figures": {"figures", "gradient_figures"},
-    "architecture": {"wingsnet"},
-    "architecture_figure": {"figures"},
-    "published": set(),
-    "exhibits": {"ablation", "cases", "config", "evaluation", "exact09", "gradient_theory", "metrics", "reference"}
-    | {"runs", "statistics", "study", "volume"},
-    "exhibit_figures": {"ablation_figures", "figures", "gradient_figures"},
-    "trade_off": {"cases", "config", "exhibits", "inference", "lungs", "metrics", "networks", "reference", "runs"}
-    | {"study", "volume"},
-    "gradient_views": {"figures", "gradient_maps", "volume"},
-    "explorer_figure": {"figures", "gradient_views", "volume"},
-    "explorer": {"explorer_figure", "figures", "gradient_maps", "gradient_views"},
-    "explorer_page": {"figures", "gradient_maps", "gradient_views", "volume"},
-    "cli": set(MODULES) - {"cli", "__main__"},
-    "__main__": {"cli"},
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+    for package in ("airwaylib", "airwaystudy")
+    for path in sorted((ROOT / package).rglob("*.py"))
 }
-OPEN_TO_ALL = {"errors", "files"}
-
-# Modules that are tested through the one they are a part of, and the one that holds nothing to test.
-TESTED_WITH = {
-    "study_commands": "reproduce",
-    "imagefile": "volume",
-    "explorer_figure": "explorer",
-    "architecture_figure": "architecture",
-    "__main__": "cli",
-}
-NOTHING_TO_TEST = {"errors"}
+ROOMS = (
+    "phantoms",
+    "data",
+    "training",
+    "plan",
+    "analysis",
+    "claims",
+    "figures",
+    "report",
+)  # lowest first
 
 MOST_BYTES = 8_000_000
 FORBIDDEN = r"\.(nii|nii\.gz|nrrd|nhdr|mha|mhd|raw|zraw|dcm|npy|npz|h5|pkl|pickle|joblib|ckpt|pt|pth|bin)$"
@@ -239,46 +141,68 @@ def imports(path):
 def test_every_library_the_package_imports_is_declared():
     names = {canonicalize_name(requirement.name) for requirement in declared()}
     libraries = {name.split(".")[0] for path in MODULES.values() for name in imports(path)}
-    foreign = libraries - set(sys.stdlib_module_names) - {"airwaylib"}
+    foreign = libraries - set(sys.stdlib_module_names) - {"airwaylib", "airwaystudy"}
     owners = packages_distributions()
     assert {"numpy", "torch", "yaml"} <= foreign
     undeclared = {name for name in foreign if not names & {canonicalize_name(owner) for owner in owners.get(name, [])}}
     # What only notebooks show needs Jupyter, so its libraries are with Jupyter's in the extra `study`.
     assert undeclared == {"ipywidgets"} <= {requirement.name for requirement in declared("study")}
     using = [module for module, path in MODULES.items() if "ipywidgets" in imports(path)]
-    assert using == ["explorer"]
+    assert using == ["airwaystudy.report.explorer_widgets"]
 
 
 # -------------------------------------------------------------------------------------------------------- modules
 
 
+def room(module):
+    """Place of a module in `ROOMS`: -1 for airwaylib, above them all for what stands beside the rooms."""
+    package, *parts = module.split(".")
+    if package == "airwaylib":
+        return -1
+    return ROOMS.index(parts[0]) if parts and parts[0] in ROOMS else len(ROOMS)
+
+
 def test_no_module_imports_upward():
-    assert set(MAY_IMPORT) == set(MODULES), "MAY_IMPORT must tell of every module, and of no other"
+    """airwaylib never imports the study, and a room of the study imports only its own and lower ones."""
     for module, path in MODULES.items():
-        ours = {name.split(".")[1] for name in imports(path) if name.startswith("airwaylib.")}
-        allowed = MAY_IMPORT[module] | OPEN_TO_ALL
-        assert ours <= allowed, f"{module}.py may not import {', '.join(sorted(ours - allowed))}"
+        ours = {name for name in imports(path) if name.split(".")[0] in ("airwaylib", "airwaystudy")}
+        open_to_rooms = {name for name in ours if name.startswith(("airwaystudy.home", "airwaystudy.parameters"))}
+        if room(module) < 0:
+            assert {name for name in ours if name.startswith("airwaystudy")} == set(), module
+        above = {name for name in ours - open_to_rooms if room(name) > room(module) and name != "airwaystudy.home"}
+        assert above == set(), f"{module} may not import {', '.join(sorted(above))}"
 
 
-def test_what_may_be_imported_has_no_ring():
-    left = {module: allowed - OPEN_TO_ALL for module, allowed in MAY_IMPORT.items()}
+def test_imports_have_no_ring():
+    left = {
+        module: {other for name in imports(path) for other in (name, name.rpartition(".")[0]) if other in MODULES}
+        for module, path in MODULES.items()
+    }
+    left = {module: others - {module} for module, others in left.items()}
     while left:
-        ready = {module for module, allowed in left.items() if not allowed & set(left)}
+        ready = {module for module, others in left.items() if not others & set(left)}
         assert ready, f"a ring among {', '.join(sorted(left))}"
-        left = {module: allowed for module, allowed in left.items() if module not in ready}
+        left = {module: others for module, others in left.items() if module not in ready}
 
 
-@pytest.mark.parametrize("module", sorted(set(MODULES) - NOTHING_TO_TEST))
-def test_every_module_has_its_tests(module):
-    tests = ROOT / "tests" / f"test_{TESTED_WITH.get(module, module)}.py"
-    assert tests.exists(), f"airwaylib/{module}.py has no {tests.relative_to(ROOT)}"
+def test_every_module_has_its_tests():
+    """tests/ has the packages' rooms, and each module that holds code is imported by a test in the room of its name."""
+    for module, path in MODULES.items():
+        if path.stem in ("__init__", "__main__", "errors"):
+            continue
+        folder = ROOT / "tests" / (path.parent.name if path.parent.parent != ROOT else "")
+        tests = folder.glob("test_*.py")
+        names = {name for test in tests for name in imports(test)}
+        assert any(name == module or name.startswith(f"{module}.") for name in names), (
+            f"{module} has no test in {folder}"
+        )
 
 
 def test_the_command_starts_without_heavy_imports():
-    code = "import sys, airwaylib.cli; print(*sys.modules)"
+    code = "import sys, airwaystudy.cli; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     heavy = {"torch", "numpy", "scipy", "pandas", "monai", "zarr", "SimpleITK", "matplotlib", "skimage"}
-    assert "airwaylib.cli" in done.stdout.split()
+    assert "airwaystudy.cli" in done.stdout.split()
     assert heavy & set(done.stdout.split()) == set()
 
 
@@ -372,7 +296,7 @@ def test_what_runs_leave_behind_is_ignored():
 def cells_of(study, metrics):
     """Each variant's cells of the README: its seeds, and a metric's mean over them with the lowest and the highest."""
     seeds = {}
-    with (ROOT / "results" / study / "tables/by_seed.csv").open() as file:
+    with (ROOT / "results/reference" / study / "tables/by_seed.csv").open() as file:
         for row in csv.DictReader(file):
             seeds.setdefault(row["variant"], []).append(row)
     found = {}
@@ -393,13 +317,13 @@ def test_readme_shows_the_committed_results():
         assert [cell.strip() for cell in line.strip("|").split("|")[1:]] == expected
     for variant, (seeds, expected) in cells_of("ablations", ("td", "bd", "precision", "dsc")).items():
         assert "| " + " | ".join([f"`{variant}`", str(seeds), *expected]) + " |" in readme.splitlines()
-    assert as_markdown(read_ledger(ROOT / "results/quick/tables/claims.csv"), measures=False) in readme
+    assert as_markdown(read_ledger(ROOT / "results/reference/quick/tables/claims.csv"), measures=False) in readme
 
 
 def test_readmes_claims_are_the_committed_ones():
     """Verdicts, and every measure with its value and interval, to two decimals."""
     readme = (ROOT / "README.md").read_text()
-    with (ROOT / "results/quick/gradients/claims.csv").open() as file:
+    with (ROOT / "results/reference/quick/gradients/claims.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["claim"] for row in rows} == {"1", "2", "3", "4"}
     for row in rows:
@@ -413,13 +337,13 @@ def test_readmes_claims_are_the_committed_ones():
 
 def test_model_cards_scores_are_the_committed_ones():
     """The held-out phantoms' means, whole and by diameter, to one decimal."""
-    card = (ROOT / "data/weights/README.md").read_text()
-    with (ROOT / "results/chest/tables/scores_by_diameter.csv").open() as file:
+    card = (ROOT / "airwaylib/inference/weights/README.md").read_text()
+    with (ROOT / "results/reference/chest/tables/scores_by_diameter.csv").open() as file:
         for row in csv.DictReader(file):
             line = next(line for line in card.splitlines() if line.startswith(f"| {row['diameter_mm']} mm |"))
             shown = [cell.split("%")[0].strip() for cell in line.strip("| ").split("|")[2:]]
             assert shown == [f"{float(row[name]):.1f}" for name in ("td", "bd", "precision")]
-    with (ROOT / "results/chest/tables/scores.csv").open() as file:
+    with (ROOT / "results/reference/chest/tables/scores.csv").open() as file:
         cases = list(csv.DictReader(file))
     means = [sum(float(row[name]) for row in cases) / len(cases) for name in ("td", "bd", "precision", "dsc")]
     line = card.split("| tree length detected | branches detected | precision | DSC |")[1].splitlines()[2]

@@ -6,11 +6,11 @@ import yaml
 from tiny_cases import write_dicom
 from typer.testing import CliRunner
 
-from airwaylib import study
-from airwaylib.cli import app
-from airwaylib.layouts import LAYOUTS
-from airwaylib.phantom import make_phantom
-from airwaylib.volume import write_volume
+from airwaylib.images.volume import write_volume
+from airwaystudy import home
+from airwaystudy.cli import app
+from airwaystudy.data.layouts import LAYOUTS
+from airwaystudy.phantoms.case import make_phantom
 
 # Three cases of each layout: name, and where the download has CT and label (a CT without a suffix is a DICOM folder).
 FILES = {
@@ -30,7 +30,7 @@ SETTINGS = {
     "study": "mine",
     "run": "first",
     "start": str(
-        study.DEFAULT_WEIGHTS
+        home.DEFAULT_WEIGHTS
     ),  # a network that knows airways: the scores tell that CT and label belong together
     "width": 4,
     "crop": 64,
@@ -60,7 +60,7 @@ def test_every_layout_is_tried():
     "layout", [name if name in ("bas", "folder") else pytest.param(name, marks=pytest.mark.slow) for name in FILES]
 )
 def test_three_commands_from_files_to_scores(layout, phantoms, tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "HOME", tmp_path)
+    monkeypatch.setattr(home, "HOME", tmp_path)
     for (_, ct, label), phantom in zip(FILES[layout], phantoms, strict=True):
         if "." in ct:
             write_volume(phantom.ct, tmp_path / "download" / ct)

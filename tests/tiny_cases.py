@@ -3,7 +3,7 @@
 import numpy as np
 import SimpleITK as sitk
 
-from airwaylib.volume import Volume
+from airwaylib.images.volume import Volume
 
 SHAPE = (40, 48, 56)  # z, y, x: three different sides
 SPACING = (2.0, 2.0, 2.5)

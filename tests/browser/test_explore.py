@@ -21,10 +21,10 @@ import pytest
 from playwright.sync_api import TimeoutError
 from synthetic_maps import write_study
 
-from airwaylib import gradient_views as views
-from airwaylib.explorer import open_all
-from airwaylib.explorer_figure import as_source
-from airwaylib.explorer_page import STEPS, write_page
+from airwaystudy.figures import gradient_slices as views
+from airwaystudy.report.explorer import STEPS, write_page
+from airwaystudy.report.explorer_figure import as_source
+from airwaystudy.report.explorer_widgets import open_all
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = shutil.which("chromium")

@@ -14,9 +14,10 @@ import pytest
 from synthetic_study import write_runs
 from synthetic_tables import write_figure, write_scores
 
-from airwaylib import report, study
-from airwaylib.figures import tree_html
-from airwaylib.tree import parse_tree
+from airwaylib.trees.parse import parse_tree
+from airwaystudy import home as study
+from airwaystudy.figures.trees import tree_html
+from airwaystudy.report import report
 
 CHROMIUM = shutil.which("chromium")
 DESKTOP, PHONE = (1280, 900), (390, 844)

@@ -1,5 +1,0 @@
-"""`python -m airwaylib`: the command `airwaylib`."""
-
-from airwaylib.cli import main
-
-main()

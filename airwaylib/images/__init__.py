@@ -1,0 +1,1 @@
+"""CT and masks as files and arrays: volumes, DICOM, lungs, meshes."""

@@ -1,0 +1,1 @@
+"""From a chest CT to its airway mask."""

@@ -1,0 +1,1 @@
+"""Scores of airway masks under named conventions, by case, with intervals."""

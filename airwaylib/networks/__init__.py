@@ -1,0 +1,1 @@
+"""WingsNet, the networks it is compared with, and their checkpoints."""

@@ -1,0 +1,42 @@
+"""What each supervised group of a network costs: the one place where logits, loss and supervision meet."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from airwaylib.errors import InputError
+from airwaylib.networks.wingsnet import GroupLogits
+
+DEEP_WEIGHTS = (0.5, 0.25)  # of the coarser decoder levels under "deep" supervision, finest first (our choice)
+
+Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+def as_group_logits(output: GroupLogits | Tensor) -> GroupLogits:
+    """What a network gives, as `GroupLogits`: one tensor, as of MONAI's networks, is the prediction's logits."""
+    if isinstance(output, GroupLogits):
+        return output
+    if isinstance(output, Tensor) and output.shape[1:2] == (1,):
+        return GroupLogits(None, output)
+    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    raise InputError(f"the network gives {shape}: WingsNet's groups or one tensor of logits (B, 1, D, H, W) are needed")
+
+
+def group_losses(logits: GroupLogits, loss: Loss, label: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Loss of the decoder group, deep supervision's coarser heads included, and of the encoder group (0 without one).
+
+    Parameters
+    ----------
+    logits : GroupLogits
+        All (B, 1, D, H, W).
+    loss : callable
+        (probability, target, weight) -> scalar, see `losses`.
+    label, weight : Tensor
+        (B, 1, D, H, W).
+    """
+    decoder, *coarser = (loss(torch.sigmoid(one.float()), label, weight) for one in (logits.decoder, *logits.deep))
+    decoder = decoder + sum(share * part for share, part in zip(DEEP_WEIGHTS, coarser, strict=False))
+    if logits.encoder is None:
+        return decoder, torch.zeros_like(decoder)
+    return decoder, loss(torch.sigmoid(logits.encoder.float()), label, weight)

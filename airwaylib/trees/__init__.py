@@ -1,0 +1,1 @@
+"""Airway masks as trees: skeleton, segments, branches, files."""

@@ -1,0 +1,5 @@
+"""`python -m airwaystudy`: the command `airwaylib`."""
+
+from airwaystudy.cli import main
+
+main()

@@ -1,0 +1,296 @@
+"""What may decide a claim: the kinds of measure of claims.yaml, each evaluated from a study's tables alone.
+
+A measure gives a value with Student's 95 % interval of its mean over the seeds, and is held against what the claim
+expects: above `value` (greater), below it (less), or no further from it than `tolerance` (equal). It supports the
+claim if the whole interval is as expected, contradicts it if none of it is, and is open otherwise. A number that no
+training stands behind (a closed form, a simulation) has no interval: the number itself decides.
+"""
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, Field, model_validator
+
+from airwaylib.metrics.intervals import mean_interval
+
+SCORES, RUNS = "tables/scores_by_case.csv", "tables/runs.csv"
+FIRST_AND_LAST = {"first": min, "last": max}  # words that stand for a column's smallest and largest value
+REDUCE = {"mean": np.mean, "largest": lambda values: np.max(np.abs(values)), "share": None}
+
+
+class MissingError(Exception):
+    """What a measure needs is not there; the message says what."""
+
+
+class Finding(NamedTuple):
+    """A measure's result. `seeds`: how many values the interval is of; 0 for a number that depends on no training."""
+
+    measure: str
+    expected: str
+    ours: float
+    low: float
+    high: float
+    seeds: int
+    says: str
+    table: str
+
+
+class Tables:
+    """The tables of results/<study>/, each read once."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.read = folder, {}
+
+    def __call__(self, name: str, columns: list[str]) -> pd.DataFrame:
+        """Table `name`, such as "tables/effects.csv"; raises `MissingError` without it, or without one of `columns`."""
+        if name not in self.read:
+            if not (self.folder / name).is_file():
+                raise MissingError(f"no {name}")
+            self.read[name] = read_table(self.folder / name)
+        for column in columns:
+            if column not in self.read[name]:
+                raise MissingError(f"{name} has no column {column}")
+        return self.read[name]
+
+    @cached_property
+    def cases(self) -> set[str]:
+        """Names of the cases that any of the tables is about."""
+        found = set()
+        for path in sorted([*self.folder.glob("tables/*.csv"), *self.folder.glob("gradients/*.csv")]):
+            table = self(path.relative_to(self.folder).as_posix(), [])
+            found |= set(table["case"].dropna().astype(str)) if "case" in table else set()
+        return found
+
+
+class Measure(BaseModel, extra="forbid", frozen=True):
+    """What every kind has: a value, and on which side of it the claim expects the measure."""
+
+    expect: Literal["greater", "less", "equal"] = Field(description="than value; equal: within tolerance")
+    value: float = Field(0.0, description="what the measure is held against")
+    tolerance: float | None = Field(None, ge=0, description="largest distance from it that counts as equal")
+    measure: str = Field("", description="the measure in words; empty: made of its other fields")
+
+    @model_validator(mode="after")
+    def tolerance_belongs_to_equal(self) -> "Measure":
+        """Refuse equal without a tolerance, and a tolerance without equal."""
+        if (self.expect == "equal") != (self.tolerance is not None):
+            raise ValueError("expect: equal and tolerance need each other")
+        return self
+
+    @property
+    def expected(self) -> str:
+        """What the claim expects, as a sign and a number."""
+        return (
+            {"greater": ">", "less": "<", "equal": "="}[self.expect]
+            + f" {self.value:g}"
+            + (f" ± {self.tolerance:g}" if self.tolerance is not None else "")
+        )
+
+    def judge(self, low: float, high: float) -> str:
+        """supports, contradicts or open: whether the interval is all as expected, not at all, or in part (or nan)."""
+        bottom, top = {
+            "greater": (np.nextafter(self.value, np.inf), np.inf),
+            "less": (-np.inf, np.nextafter(self.value, -np.inf)),
+            "equal": (self.value - (self.tolerance or 0), self.value + (self.tolerance or 0)),
+        }[self.expect]
+        if bottom <= low and high <= top:
+            return "supports"
+        return "contradicts" if high < bottom or low > top else "open"
+
+    def over_seeds(self, values: pd.Series, table: str) -> Finding:
+        """The finding of a value a seed."""
+        values = values.dropna().to_numpy(float)
+        if not len(values):
+            raise MissingError(f"{table}: no number")
+        low, high = mean_interval(values)
+        says = self.judge(low, high)
+        return Finding(self.text, self.expected, values.mean(), low, high, len(values), says, table)
+
+    def exact(self, value: float, table: str) -> Finding:
+        """The finding of a number that no training stands behind."""
+        says = self.judge(value, value)
+        return Finding(self.text, self.expected, value, np.nan, np.nan, 0, says, table)
+
+
+class Effect(Measure):
+    """A metric of `variant` less that of `base`, paired by seed and case: for each seed the mean over the cases."""
+
+    kind: Literal["effect"]
+    metric: str = Field(description="column of scores_by_case.csv")
+    variant: str = Field(description="what is set against base")
+    base: str = Field(description="the variant it is paired with")
+    having: dict[str, str] = Field({}, description="factors that both were trained with, such as a sampling")
+
+    @property
+    def text(self) -> str:
+        """The measure in words."""
+        both = "".join(f", {level}" for level in self.having.values())
+        return self.measure or f"{self.metric}: {self.variant} minus {self.base}{both} (points)"
+
+    def findings(self, tables: Tables) -> Iterator[Finding]:
+        """One, over the seeds that both have."""
+        wide = by_variant(tables, self.metric, [self.variant, self.base]).dropna()
+        for factor, wanted in self.having.items():
+            runs = tables(RUNS, ["variant", factor])
+            if others := sorted(set(runs[runs["variant"].isin([self.variant, self.base])][factor]) - {wanted}):
+                raise MissingError(f"{self.variant} and {self.base} with {factor} {wanted}; here {', '.join(others)}")
+        difference = (wide[self.variant] - wide[self.base]).groupby("seed").mean()
+        if difference.empty:
+            raise MissingError(f"{self.variant} and {self.base} share no seed and case")
+        yield self.over_seeds(difference, SCORES)
+
+
+class Spread(Measure):
+    """How much further apart the variants' means lie in one metric than in another: largest less smallest, by seed."""
+
+    kind: Literal["spread"]
+    metric: str = Field(description="column of scores_by_case.csv that is expected to spread")
+    less: str = Field(description="the metric whose spread is taken off")
+    within: float | None = Field(None, gt=0, description="points of `less` below the best variant's mean; null: all")
+
+    @property
+    def text(self) -> str:
+        """The measure in words."""
+        which = "" if self.within is None else f" within {self.within:g} points of {self.less}"
+        return self.measure or f"range over the variants{which}, of {self.metric} minus that of {self.less} (points)"
+
+    def findings(self, tables: Tables) -> Iterator[Finding]:
+        """One, over the seeds."""
+        ranges, level = [], by_variant(tables, self.less, []).groupby("seed").mean().mean()
+        close = level.index[level >= level.max() - (np.inf if self.within is None else self.within)]
+        for metric in (self.metric, self.less):
+            means = by_variant(tables, metric, list(close)).groupby("seed").mean().dropna()
+            if means.shape[1] < 2 or means.empty:
+                raise MissingError("fewer than two such variants with a seed in common")
+            ranges.append(means.max(axis=1) - means.min(axis=1))
+        yield self.over_seeds(ranges[0] - ranges[1], SCORES)
+
+
+class Gradient(BaseModel, extra="forbid", frozen=True):
+    """Rows of 01_gradient_erosion's claims.csv, as they were judged there."""
+
+    kind: Literal["gradient"]
+    claim: int = Field(description="number of the claim there")
+    begins: str = Field("", description="only measures that begin so")
+
+    @property
+    def text(self) -> str:
+        """The measure in words."""
+        return f"measures of claim {self.claim} by 01_gradient_erosion" + (f": {self.begins}" if self.begins else "")
+
+    def findings(self, tables: Tables) -> Iterator[Finding]:
+        """One a row."""
+        name = "gradients/claims.csv"
+        rows = tables(name, ["claim", "measure", "null", "value", "low", "high", "seeds", "says"])
+        rows = rows[(rows["claim"] == self.claim) & rows["measure"].str.startswith(self.begins)]
+        if rows.empty:
+            raise MissingError(f"{name}: no such measure of claim {self.claim}")
+        for row in rows.itertuples():
+            says = row.says if row.seeds else "not run"
+            yield Finding(row.measure, f"> {row.null:g}", row.value, row.low, row.high, int(row.seeds), says, name)
+
+
+class Number(Measure):
+    """A number of a table: a column's rows where other columns are as given, in one number, or in one a seed."""
+
+    kind: Literal["number"]
+    table: str = Field(description="CSV file under results/<study>/")
+    column: str = Field(description="the column with the numbers")
+    where: dict[str, Any] = Field({}, description="column: value, a list of values, or the words first and last")
+    minus: dict[str, Any] = Field({}, description="like where, which it changes: a selection that is taken off")
+    against: str = Field("", description="a column that is taken off, row by row")
+    reduce: Literal["mean", "largest", "share"] = Field(
+        "mean", description="of the rows; largest: in size; share: percent of the sum over the rows that where leaves"
+    )
+    over: str = Field("", description="column with a value for each training, such as seed; empty: no training")
+
+    @property
+    def text(self) -> str:
+        """The measure in words."""
+        return self.measure or f"{self.reduce} of {self.column}" + (f" minus {self.against}" if self.against else "")
+
+    def findings(self, tables: Tables) -> Iterator[Finding]:
+        """One, over the trainings or exact."""
+        used = [self.column, *self.where, *self.minus, *filter(None, (self.against, self.over))]
+        rows = tables(self.table, used)
+        values = self.reduced(rows, self.where)
+        if self.minus:
+            values = values - self.reduced(rows, self.where | self.minus)
+        if self.over:
+            yield self.over_seeds(values, self.table)
+        elif np.isfinite(values.iloc[0]):
+            yield self.exact(float(values.iloc[0]), self.table)
+        else:
+            raise MissingError(f"{self.table}: no number")
+
+    def reduced(self, rows: pd.DataFrame, where: dict[str, Any]) -> pd.Series:
+        """The selected rows in one number for each value of `over`, or in one."""
+        chosen = select(rows, where)
+        if chosen.empty:
+            raise MissingError(f"{self.table}: no row with " + ", ".join(f"{k} {v}" for k, v in where.items()))
+        groups = chosen[self.over] if self.over else pd.Series(0, chosen.index)
+        if self.reduce == "share":
+            every = rows[self.over] if self.over else pd.Series(0, rows.index)
+            return 100 * chosen[self.column].groupby(groups).sum() / rows[self.column].groupby(every).sum()
+        values = chosen[self.column] - (chosen[self.against] if self.against else 0)
+        return values.dropna().groupby(groups).agg(REDUCE[self.reduce]).reindex(groups.unique())
+
+
+class ClosedForm(Measure):
+    """The gradient ratio of a loss in closed form, at a foreground voxel of weight `weight`, predicted right as all."""
+
+    kind: Literal["closed_form"]
+    loss: str = Field(description="loss by name")
+    weight: float = Field(1.0, description="of the voxel: 1 on the centreline, alpha / (1 - alpha) farthest from it")
+    parameters: dict[str, float] = Field({}, description="the loss's own, where they differ from its defaults")
+
+    @property
+    def settings(self) -> str:
+        """Weight and parameters in words."""
+        return ", ".join(f"{name} {value:.3g}" for name, value in {"weight": self.weight, **self.parameters}.items())
+
+    @property
+    def text(self) -> str:
+        """The measure in words."""
+        return self.measure or f"gradient ratio of {self.loss} at a perfect prediction, {self.settings}"
+
+    def findings(self, tables: Tables) -> Iterator[Finding]:
+        """One, exact: with every voxel right, p is 1 on the airway, 0 off it and the index 1."""
+        from airwaylib.losses.ratio import gradient_ratio  # imports torch: not for those who only read tables
+
+        value = float(gradient_ratio(self.loss, 1, 0, 1, self.weight, **self.parameters))
+        yield self.exact(value, "")
+
+
+KINDS = {"effect": Effect, "spread": Spread, "gradient": Gradient, "number": Number, "closed_form": ClosedForm}
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A CSV file; without rows and columns if it is empty, as a table of nothing is written."""
+    try:
+        return pd.read_csv(path)
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame()
+
+
+def by_variant(tables: Tables, metric: str, variants: list[str]) -> pd.DataFrame:
+    """A metric by seed and case, a column a variant: of those named, which must be there, or of all."""
+    scores = tables(SCORES, ["variant", "seed", "case", metric])
+    missing = [variant for variant in variants if variant not in set(scores["variant"])]
+    if missing:
+        raise MissingError(f"no run of {' nor of '.join(missing)}")
+    scores = scores[scores["variant"].isin(variants)] if variants else scores
+    return scores.pivot_table(index=["seed", "case"], columns="variant", values=metric)
+
+
+def select(rows: pd.DataFrame, where: dict[str, Any]) -> pd.DataFrame:
+    """Rows whose columns have the values of `where`; first and last are taken among the rows that the others leave."""
+    for column, value in sorted(where.items(), key=lambda item: isinstance(item[1], str) and item[1] in FIRST_AND_LAST):
+        if isinstance(value, str) and value in FIRST_AND_LAST and len(rows):
+            value = FIRST_AND_LAST[value](rows[column])
+        rows = rows[rows[column].isin(value if isinstance(value, list) else [value])]
+    return rows

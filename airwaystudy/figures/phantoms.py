@@ -1,0 +1,123 @@
+"""Plots of the phantoms' calibration: synthetic beside published and real. Style and saving are those of `figures`.
+
+Every function takes curves by name: the phantoms' first, solid blue; references after it, each with its own dashes.
+"""
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from airwaystudy.figures.style import BLUE, GREY, ORANGE, VERMILION
+
+GREEN = "#009E73"  # Okabe & Ito's, too
+STYLES = (
+    {"color": BLUE, "ls": "-", "marker": "o"},
+    {"color": ORANGE, "ls": "--", "marker": "s"},
+    {"color": VERMILION, "ls": ":", "marker": "^"},
+    {"color": GREEN, "ls": "-.", "marker": "D"},
+    {"color": GREY, "ls": (0, (5, 1, 1, 1, 1, 1)), "marker": "v"},
+)
+Curves = Mapping[str, pd.DataFrame]
+
+
+def styles(curves: Mapping) -> dict[str, dict]:
+    """A style for each curve's name."""
+    return {name: STYLES[i % len(STYLES)] | {"ms": 3.5} for i, name in enumerate(curves)}
+
+
+def draw_curves(ax: Axes, curves: Curves, x: str, y: str, marker: bool = True) -> None:
+    """Column `y` over `x` of each table that has it."""
+    for name, style in styles(curves).items():
+        if y in curves[name] and len(curves[name]):
+            ax.plot(curves[name][x], curves[name][y], label=name, **style | ({} if marker else {"marker": ""}))
+
+
+def plot_morphometry(tables: Curves, published: Mapping[str, tuple], title: str) -> Figure:
+    """Six properties by generation; `published` ranges (low, high, source) as grey bands."""
+    panels = {
+        "branches": "branches",
+        "diameter_mm": "diameter (mm)",
+        "length_mm": "length (mm)",
+        "length_over_diameter": "length / diameter",
+        "angle_deg": "branching angle (degrees)",
+        "child_over_parent": "diameter / parent's diameter",
+    }
+    figure, axes = plt.subplots(2, 3, figsize=(11, 6.4), layout="constrained", sharex=True)
+    for ax, (column, label) in zip(axes.flat, panels.items(), strict=True):
+        draw_curves(ax, tables, "generation", column)
+        if column in published:
+            ax.axhspan(*published[column][:2], color=GREY, alpha=0.25, lw=0, label="published range")
+        ax.set(ylabel=label, yscale="log" if column in ("branches", "diameter_mm", "length_mm") else "linear")
+        if ax in axes[1]:
+            ax.set(xlabel="generation (trachea 0)", ylim=(0, 1.05 * ax.get_ylim()[1]))
+    legend = {label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=len(legend), frameon=False)
+    figure.suptitle(title)
+    return figure
+
+
+def plot_murray(exponents: Mapping[str, np.ndarray], published: tuple[float, float, str], title: str) -> Figure:
+    """Share of the forks with Murray's exponent up to x; forks with a child as wide as the parent have none: never."""
+    figure, ax = plt.subplots(figsize=(6.5, 3.6), layout="constrained")
+    ax.axvspan(*published[:2], color=GREY, alpha=0.25, lw=0, label=published[2])
+    for name, style in styles(exponents).items():
+        values = np.sort(exponents[name])
+        if len(values):
+            steps = 100 * np.arange(1, len(values) + 1) / len(values)
+            seen = np.isfinite(values)
+            label = f"{name} ({len(values)} forks)"
+            ax.step(values[seen], steps[seen], where="post", label=label, **style | {"marker": ""})
+    ax.set(xlim=(0, 8), ylim=(0, 100), xlabel="Murray exponent of a fork", ylabel="forks with it or less (%)")
+    ax.legend(frameon=False, fontsize="small")
+    ax.set_title(title, fontsize="medium")
+    return figure
+
+
+def plot_histograms(histograms: Curves, title: str) -> Figure:
+    """HU of lung and body: the share of the tissue's voxels per HU, logarithmic; bins without any are gaps."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained", sharey=True)
+    for ax, (tissue, label) in zip(axes, {"lung": "lung", "body": "body in the lungs' box"}.items(), strict=True):
+        chosen = {name: table[table["tissue"] == tissue] for name, table in histograms.items()}
+        shown = {
+            name: table.assign(density=table["density"].where(table["density"] > 0)) for name, table in chosen.items()
+        }
+        draw_curves(ax, shown, "hu", "density", marker=False)
+        ax.set(xlabel="HU", yscale="log", title=label)
+    axes[0].set(ylabel="share of the voxels per HU")
+    axes[1].legend(frameon=False, fontsize="small")
+    figure.suptitle(title)
+    return figure
+
+
+def plot_spectra(spectra: Curves, title: str) -> Figure:
+    """Noise power spectra: in HU^2 mm^2 on a logarithmic axis, and as shares of their largest value."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    relative = {name: table.assign(power=table["power"] / table["power"].max()) for name, table in spectra.items()}
+    draw_curves(axes[0], spectra, "frequency", "power")
+    draw_curves(axes[1], relative, "frequency", "power")
+    axes[0].set(xlabel="spatial frequency (1/mm)", ylabel="noise power (HU² mm²)", yscale="log")
+    axes[1].set(xlabel="spatial frequency (1/mm)", ylabel="noise power / its maximum", ylim=(0, None))
+    axes[0].legend(frameon=False, fontsize="small")
+    figure.suptitle(title)
+    return figure
+
+
+def plot_walls(walls: Curves, title: str) -> Figure:
+    """Mean HU along the normals of the lumen's surface, a panel a bin of lumen diameter."""
+    bins = list(dict.fromkeys(name for table in walls.values() for name in table["diameter_mm"]))
+    bins.sort(key=lambda name: float(name.rstrip("+").split("-")[0]))
+    width = 1 + 2.7 * max(len(bins), 1)
+    figure, axes = plt.subplots(1, max(len(bins), 1), figsize=(width, 3.4), layout="constrained", sharey=True)
+    for ax, diameter in zip(np.atleast_1d(axes), bins, strict=False):
+        ax.axvline(0, color=GREY, lw=0.8)
+        chosen = {name: table[table["diameter_mm"] == diameter] for name, table in walls.items()}
+        draw_curves(ax, chosen, "distance_mm", "hu", marker=False)
+        ax.set(xlabel="mm from the mask's surface", title=f"lumen {diameter} mm")
+    np.atleast_1d(axes)[0].set(ylabel="mean HU")
+    np.atleast_1d(axes)[0].legend(frameon=False, fontsize="small")
+    figure.suptitle(title)
+    return figure

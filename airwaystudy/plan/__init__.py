@@ -1,0 +1,1 @@
+"""The study as a plan: presets, runs, one command to reproduce them."""

@@ -1,0 +1,201 @@
+"""What a study consists of: presets of study.yaml, each of training runs (variants by seeds) and what follows."""
+
+import itertools
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, model_validator
+
+from airwaylib.errors import InputError
+from airwaystudy import home
+from airwaystudy.data.cases import SPLITS, split_names
+from airwaystudy.parameters import FigureParameters
+from airwaystudy.training.config import TrainConfig
+
+PATH = home.HOME / "study.yaml"
+LINKS = ("missed_by", "after")  # settings of a variant that name another one, of the same seed
+FIGURES = ("baseline", "ours", "compared", "curves")  # parameters of 04_figures that a study may set
+FIXED = ("study", "run", "seed", "data", "start")  # what the plan itself sets
+
+
+class Phantoms(BaseModel, extra="forbid", frozen=True):
+    """Synthetic cases of a study by their seeds: "0-6" are seven."""
+
+    size: Literal["mini", "chest"] = Field("mini", description="mini (128^3 at 1 mm) or chest (an adult)")
+    train: str = Field(description="seeds of the training cases")
+    validation: str = Field("", description="seeds of the cases scored while training")
+    test: str = Field(description="seeds of the held-out cases")
+
+    def names(self, seeds: str) -> list[str]:
+        """Names of the phantoms of these seeds.
+
+        Examples
+        --------
+        >>> Phantoms(train="0-1", test="8").names("0-1")
+        ['mini_0000', 'mini_0001']
+        """
+        first, _, last = seeds.partition("-")
+        return [f"{self.size}_{seed:04d}" for seed in range(int(first), int(last or first) + 1)] if seeds else []
+
+    @model_validator(mode="after")
+    def seeds_are_ranges(self) -> "Phantoms":
+        """Refuse what is no range of seeds."""
+        for seeds in (self.train, self.validation, self.test):
+            try:
+                names = self.names(seeds)
+            except ValueError:
+                names = []
+            if bool(seeds) != bool(names):
+                raise ValueError(f"{seeds!r} is no range of seeds: write first-last, such as 0-6")
+        return self
+
+
+class Preset(BaseModel, extra="forbid", frozen=True):
+    """A study: the data, the settings of all runs, the variants, their seeds, and what 01_gradient_erosion looks at."""
+
+    study: str = Field(description="results go to results/<study>/")
+    data: str = Field("data/phantoms", description="folder of airwaylib prepare")
+    phantoms: Phantoms | None = Field(None, description="phantoms to make; null: the cases of DATA/cases.csv")
+    seeds: list[int] = Field(min_length=1, description="a run each, of every variant")
+    threads: int = Field(1, ge=1, description="CPU cores of a run; as many runs as fit train side by side")
+    gpus: int = Field(0, ge=0, description="GPUs of a run; 0: none is needed")
+    settings: dict[str, Any] = Field({}, description="settings of every run that differ from the defaults")
+    variants: dict[str, dict[str, Any]] = Field(min_length=1, description="settings of each variant, by name")
+    cross: list[dict[str, dict[str, Any]]] = Field(
+        [], description="factors, each its levels' settings by name: every combination is a variant, too"
+    )
+    gradients: dict[str, Any] | None = Field(None, description="parameters of 01_gradient_erosion; null: left out")
+    figures: dict[str, Any] = Field({}, description="variants that 04_figures shows: baseline, ours, compared, curves")
+
+    @model_validator(mode="before")
+    @classmethod
+    def with_crossed_variants(cls, values: Any) -> Any:
+        """Add the variants that `cross` stands for, behind those that are named."""
+        try:
+            return values | {"variants": all_variants(values)}
+        except (AttributeError, TypeError, ValueError):  # some part has another type, which its field will tell
+            return values
+
+    @model_validator(mode="after")
+    def runs_are_valid(self) -> "Preset":
+        """Refuse a variant with a setting that no run has, or that follows one that is not there."""
+        for variant in self.variants:
+            changes = self.changes(variant)
+            for name in FIXED:
+                if name in changes:
+                    raise ValueError(f"{variant}: {name} is set by the study; leave it out")
+            for link in LINKS:
+                if changes.get(link) is not None and changes[link] not in self.variants:
+                    raise ValueError(f"{variant}: {link} {changes[link]!r} is no variant of the study")
+        if unknown := sorted(set(self.figures) - set(FIGURES)):
+            raise ValueError(f"figures: no setting {unknown[0]!r}; there are {', '.join(FIGURES)}")
+        home.validated(FigureParameters, self.figures, "figures")
+        for named in self.figures.values():
+            for name in [named] if isinstance(named, str) else named or []:
+                if name not in self.variants:
+                    raise ValueError(f"figures: {name!r} is no variant of the study")
+        self.settings_by_run()
+        return self
+
+    def changes(self, variant: str) -> dict[str, Any]:
+        """What a variant's runs have otherwise than the defaults."""
+        return self.settings | self.variants[variant]
+
+    def settings_by_run(self) -> dict[str, dict[str, Any]]:
+        """Every setting of every run, by its name: seed by seed, so that what is compared comes together."""
+        shared = {"study": self.study, "data": self.data}
+        shared |= {f"{part}_cases": names for part, names in self.cases().items()}
+        runs = {}
+        for seed in self.seeds:
+            for variant in self.variants:
+                settings = shared | self.changes(variant) | {"run": f"{variant}_{seed}", "seed": seed}
+                if (former := settings.pop("after", None)) is not None:
+                    settings["start"] = f"results/{self.study}/runs/{former}_{seed}/checkpoint.safetensors"
+                if settings.get("missed_by") is not None:
+                    settings["missed_by"] = f"{settings['missed_by']}_{seed}"
+                run = home.validated(TrainConfig, settings, settings["run"])
+                runs[run.run] = run.model_dump()
+        return runs
+
+    def cases(self) -> dict[str, list[str]]:
+        """Names of the cases by split: the phantoms', or those of DATA/cases.csv."""
+        if self.phantoms is not None:
+            return {part: self.phantoms.names(getattr(self.phantoms, part)) for part in SPLITS}
+        if (names := split_names(home.path(self.data))) is None:
+            raise ValueError(f"{self.data}: no cases.csv; make it with airwaylib prepare, or name phantoms")
+        return names
+
+    def needed(self, run: str) -> list[str]:
+        """Runs that must be done before `run`."""
+        variant, _, seed = run.rpartition("_")
+        named = {self.changes(variant).get(link) for link in LINKS}
+        return [f"{other}_{seed}" for other in sorted(named - {None})]
+
+    def figure_parameters(self, done: Collection[str]) -> dict[str, Any]:
+        """Which variants 04_figures shows, of those with a run that is `done`: another one for a baseline without."""
+        there = [name for name in self.variants if any(f"{name}_{seed}" in done for seed in self.seeds)]
+        if not there:
+            return {}
+        wanted = FigureParameters(**self.figures)
+        found = {name: [one for one in getattr(wanted, name) or [] if one in there] for name in ("compared", "curves")}
+        found |= {"baseline": wanted.baseline if wanted.baseline in there else there[0]}
+        found |= {"ours": wanted.ours if wanted.ours in there else there[-1]}
+        return {name: chosen for name, chosen in found.items() if chosen}
+
+
+def all_variants(preset: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Variants of a preset as it stands in study.yaml: those named there, then the combinations of `cross`.
+
+    A combination's name joins those of its levels, empty ones left out. One that is named stays as it is named.
+
+    Examples
+    --------
+    >>> losses, samplings = {"dice": {"loss": "dice"}}, {"": {}, "uniform": {"sampling": "uniform"}}
+    >>> all_variants({"variants": {"dice": {"loss": "dice", "alpha": None}}, "cross": [losses, samplings]})
+    {'dice': {'loss': 'dice', 'alpha': None}, 'dice_uniform': {'loss': 'dice', 'sampling': 'uniform'}}
+    """
+    found, factors = dict(preset.get("variants") or {}), preset.get("cross") or []
+    for levels in itertools.product(*(factor.items() for factor in factors)) if factors else ():
+        name = "_".join(level for level, _ in levels if level)
+        found.setdefault(name, {key: value for _, settings in levels for key, value in settings.items()})
+    return found
+
+
+def planned_variants(name: str, path: Path = PATH) -> list[dict[str, Any]]:
+    """Variants of preset `name`, then those that only other presets have, with their settings.
+
+    With these 03_ablations tells what was not run.
+    """
+    presets, found = read_presets(path), {}
+    for preset in (name, *presets):
+        shared = {"preset": preset} | presets[preset].get("settings", {})
+        for variant, changes in all_variants(presets[preset]).items():
+            found.setdefault(variant, {"variant": variant, **shared, **changes})
+    return list(found.values())
+
+
+def read_preset(name: str, path: Path = PATH) -> Preset:
+    """Preset `name` of a study.yaml.
+
+    Raises
+    ------
+    InputError
+        No such preset (the message lists those there are), or one with a fault.
+    """
+    presets = read_presets(path)
+    if name not in presets:
+        raise InputError(f"{path}: no preset {name!r}: choose one of {', '.join(presets)}")
+    return home.validated(Preset, {"study": name} | presets[name], f"{path.name}, {name}")
+
+
+def read_presets(path: Path) -> dict[str, dict[str, Any]]:
+    """The presets of a study.yaml by name, as they stand there."""
+    try:
+        presets = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: no readable YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(presets, dict):
+        raise InputError(f"{path}: no presets in it")
+    return presets

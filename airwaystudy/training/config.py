@@ -1,0 +1,252 @@
+"""Everything that defines a training run, as one flat model: an unknown or ill-typed setting is an error."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, field_validator, model_validator
+
+from airwaystudy import home
+from airwaystudy.data.cases import SPLITS, split_names
+
+
+class TrainConfig(BaseModel, extra="forbid", frozen=True):
+    """Everything that defines a run. Paths start at the project's root."""
+
+    study: str = Field("quick", description="results go to results/<study>/")
+    run: str = Field("both_general_union", description="name of the run, a folder under results/<study>/runs/")
+    data: str = Field("data/phantoms", description="folder of airwaylib prepare: prepared/CASE.zarr, cases.csv")
+    train_cases: list[str] = Field(["mini_0000"], min_length=1, description="names of the training cases")
+    validation_cases: list[str] = Field([], description="names of the cases scored during training")
+    test_cases: list[str] = Field([], description="names of the held-out cases, segmented and scored at the end")
+
+    network: str = Field("wingsnet", description="network by name, see networks.NETWORKS")
+    width: int = Field(8, ge=1, description="channels of the network's first block")
+    supervision: Literal["both", "decoder", "deep", "final"] = Field("both", description="which outputs are supervised")
+    loss: str = Field("general_union", description="loss by name")
+    alpha: float | None = Field(
+        None, ge=0, le=0.5, description="weight of the loss's false positives; null: the loss's default"
+    )
+    root: float | None = Field(
+        None, gt=0, le=1, description="exponent of p in the loss's overlap, 1 for none; null: the loss's default"
+    )
+    encoder_weight: float = Field(
+        1.0, ge=0, description="lambda of the encoder group's loss; unpublished, 1 is our choice"
+    )
+    start: str | None = Field(
+        None, description="checkpoint whose weights the run starts from, such as the last stage's; null: random ones"
+    )
+
+    crop: int = Field(128, ge=16, multiple_of=8, description="side of a training crop in voxels")
+    crops_per_case: int = Field(16, ge=1, description="crops a case per epoch")
+    batch_size: int = Field(1, ge=1, description="crops a step")
+    sampling: Literal["uniform", "small_airway", "centreline", "hard_skeleton"] = Field(
+        "centreline",
+        description="where crops lie: anywhere; about small airways; half of these and half about centrelines; half of "
+        "these and half about what an earlier run missed (the paper's)",
+    )
+    missed_by: str | None = Field(
+        None, description="run of this study whose missed centreline voxels hard_skeleton sampling draws"
+    )
+    large_airways: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of crops drawn about large airways (ours; small crops hardly show a trachea)",
+    )
+    rotation: float = Field(15.0, ge=0, le=180, description="largest rotation of a crop in degrees")
+    augment: bool = Field(
+        False, description="mirror and zoom crops and change their intensities (ours; the paper turns them only)"
+    )
+    label_threshold: float = Field(0.7, gt=0, lt=1, description="of the rotated label: 0.7 in stage 1, 0.9 in stage 2")
+    spacing: float | None = Field(
+        None, gt=0, description="mm of the prepared cases' grid, for segmenting; null: any, native grid"
+    )
+
+    window: int | None = Field(
+        None, ge=16, description="side of the windows in which a case is segmented, voxels; null: crop, as the paper's"
+    )
+
+    epochs: int = Field(100, ge=1, description="passes over the training cases")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with momentum 0.9")
+    learning_rate: float = Field(1e-3, gt=0, description="highest learning rate")
+    weight_decay: float = Field(1e-4, ge=0, description="weight decay")
+    gradient_clip: float | None = Field(
+        None, gt=0, description="largest norm of the gradient, which a longer one is cut to; null: any"
+    )
+    schedule: Literal["cosine", "steps"] = Field(
+        "cosine", description="cosine to 0 after a warm-up, or the paper's steps"
+    )
+    milestones: list[int] = Field([60, 90], description="epochs after which `steps` divides the learning rate by 10")
+    probe_every: int | None = Field(
+        None,
+        ge=1,
+        description="steps between looks at the gradients, each as long as two steps, in probes.csv; null: none",
+    )
+    snapshots: list[int] = Field([], description="epochs after which the weights are kept; 0: before training")
+    validate_every: int = Field(5, ge=1, description="epochs between validations; the last epoch is always validated")
+    patience: int | None = Field(
+        None, ge=1, description="validations without a new best score that end the training; null: none do"
+    )
+    test_with: Literal["last", "best"] = Field(
+        "last", description="checkpoint for the test cases: the last, or the one that validated best"
+    )
+
+    seed: int = Field(0, ge=0, description="of weights, crops and channel dropout")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="cuda where there is one, else cpu")
+    precision: Literal["auto", "32-true", "bf16-mixed"] = Field(
+        "auto", description="bf16 autocast where the device is fast at it"
+    )
+    devices: int = Field(
+        1, ge=1, description="devices that share each step, batch_size crops on each; on a CPU, processes"
+    )
+    workers: int = Field(0, ge=0, description="processes that draw crops; 0 draws them in the training process")
+    memory: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="GB of cases held decoded where crops are cut; null: 1, or half of a GPU's free memory",
+    )
+    deterministic: bool = Field(
+        False, description="the same numbers in each run on a GPU, too, at some cost in speed; a CPU's always are"
+    )
+
+    @field_validator("train_cases", "validation_cases", "test_cases")
+    @classmethod
+    def case_names(cls, names: list[str]) -> list[str]:
+        """Plain names: stores and masks are files of these names."""
+        if bad := [name for name in names if not name or Path(name).name != name]:
+            raise ValueError(f"{bad[0]!r} is no name of a case: give plain names without slashes")
+        return names
+
+    @field_validator("study", "run")
+    @classmethod
+    def folder_name(cls, name: str) -> str:
+        """A plain name: results must not land elsewhere."""
+        if not name or Path(name).name != name or name.startswith("."):
+            raise ValueError("give a plain folder name without slashes")
+        return name
+
+    @property
+    def folder(self) -> Path:
+        """results/<study>/runs/<run>."""
+        return home.run_folder(self.study, self.run)
+
+    @model_validator(mode="before")
+    @classmethod
+    def cases_of_the_data(cls, values: Any) -> Any:
+        """Cases not given come from the column `split` of DATA/cases.csv, if train_cases are not given and it is there.
+
+        What the settings name themselves for one purpose serves no other. null is as good as not given.
+        """
+        if isinstance(values, dict):
+            values = {name: value for name, value in values.items() if value is not None or not name.endswith("_cases")}
+        data = values.get("data", cls.model_fields["data"].default) if isinstance(values, dict) else None
+        if not isinstance(data, str) or "train_cases" in values or not (names := split_names(home.path(data))):
+            return values
+        wanted = [f"{split}_cases" for split in SPLITS if f"{split}_cases" not in values]
+        named = [values.get(f"{split}_cases") for split in SPLITS]
+        given = [name for names_of in named if isinstance(names_of, list) for name in names_of]
+        listed = {f"{split}_cases": [name for name in names[split] if name not in given] for split in SPLITS}
+        if not listed["train_cases"]:
+            raise ValueError(f"{data}/cases.csv has no case to train on; give train_cases, or prepare it with --split")
+        return values | {name: listed[name] for name in wanted}
+
+    @model_validator(mode="after")
+    def cases_apart(self) -> "TrainConfig":
+        """No case may serve twice: a score on a training case says nothing."""
+        cases = self.cases
+        twice = sorted({case for case in cases if cases.count(case) > 1})
+        if twice:
+            raise ValueError(f"cases named twice among train, validation and test: {', '.join(twice)}")
+        return self
+
+    @model_validator(mode="after")
+    def settings_that_need_each_other(self) -> "TrainConfig":
+        """Refuse settings that would do nothing without another."""
+        if (self.sampling == "hard_skeleton") != (self.missed_by is not None):
+            raise ValueError("sampling hard_skeleton and missed_by need each other: name the run that misses")
+        if self.schedule == "steps" and any(not 0 < end < self.epochs for end in self.milestones):
+            raise ValueError(f"milestones {self.milestones}: each must lie between 0 and the epochs, {self.epochs}")
+        if any(not 0 <= epoch <= self.epochs for epoch in self.snapshots):
+            raise ValueError(f"snapshots {self.snapshots}: each must be an epoch from 0 to {self.epochs}")
+        if not self.validation_cases and (self.patience is not None or self.test_with == "best"):
+            raise ValueError("patience and test_with best need validation_cases to tell which epoch is best")
+        return self
+
+    @property
+    def side(self) -> int:
+        """Side of the windows in which a case is segmented, voxels."""
+        return self.crop if self.window is None else self.window
+
+    @property
+    def loss_parameters(self) -> dict[str, float]:
+        """Parameters of the loss that are not left to its defaults, for `loss_table.loss_by_name`."""
+        return {name: value for name in ("alpha", "root") if (value := getattr(self, name)) is not None}
+
+    @property
+    def weight_parameters(self) -> dict[str, float]:
+        """Those that `losses.general_union_weight` depends on, too."""
+        return {name: value for name, value in self.loss_parameters.items() if name == "alpha"}
+
+    @property
+    def checkpoint(self) -> Path:
+        """The run's checkpoint that the test cases are segmented with."""
+        return self.folder / {"last": "checkpoint.safetensors", "best": "best.safetensors"}[self.test_with]
+
+    @property
+    def cases(self) -> list[str]:
+        """All cases: training, validation and test."""
+        return [*self.train_cases, *self.validation_cases, *self.test_cases]
+
+    def prepared(self, case: str) -> Path:
+        """The case's training store."""
+        return home.path(self.data) / "prepared" / f"{case}.zarr"
+
+
+def snapshot_path(config: TrainConfig, epoch: int) -> Path:
+    """Checkpoint of a run's network after `epoch` epochs, kept if `config.snapshots` names it; 0: before training."""
+    return config.folder / f"snapshot_{epoch:04d}.safetensors"
+
+
+class Recipe(TrainConfig):
+    """The settings that all stages share, and by stage those that differ; without stages, one run.
+
+    Stage `dice` of run `paper` is the run `paper_dice`. A stage's `missed_by` may name an earlier stage. Its `start`,
+    unless it names one, is the last checkpoint of the stage before.
+
+    Examples
+    --------
+    >>> recipe = Recipe(run="paper", epochs=100, stages={"dice": {"loss": "dice"}, "stage1": {"alpha": 0.1}})
+    >>> [(run.run, run.loss, run.epochs) for run in recipe.runs()]
+    [('paper_dice', 'dice', 100), ('paper_stage1', 'general_union', 100)]
+    >>> recipe.runs()[1].start
+    'results/quick/runs/paper_dice/checkpoint.safetensors'
+    """
+
+    stages: dict[str, dict[str, Any]] = Field({}, description="stages in their order: settings that differ, by stage")
+
+    @model_validator(mode="after")
+    def every_stage_is_a_run(self) -> "Recipe":
+        """Refuse a stage with a setting that no run has, or one that would change what all stages share."""
+        self.runs()
+        return self
+
+    def runs(self) -> list[TrainConfig]:
+        """The runs of the stages, in their order."""
+        shared = self.model_dump(exclude={"stages"})
+        if not self.stages:
+            return [TrainConfig(**shared)]
+        runs = []
+        for name, changes in self.stages.items():
+            fixed = sorted({"study", "run", "data", "stages"} & changes.keys())
+            if fixed:
+                raise ValueError(f"stage {name}: {fixed[0]} is for all stages; set it above them")
+            settings = shared | {"run": f"{self.run}_{name}"} | changes
+            if runs and "start" not in changes:
+                settings["start"] = (runs[-1].folder / "checkpoint.safetensors").relative_to(home.HOME).as_posix()
+            if settings["missed_by"] in list(self.stages)[len(runs) :]:
+                raise ValueError(f"stage {name}: missed_by {settings['missed_by']!r} is no earlier stage")
+            if settings["missed_by"] in self.stages:
+                settings["missed_by"] = f"{self.run}_{settings['missed_by']}"
+            runs.append(home.validated(TrainConfig, settings, f"stage {name}"))
+        return runs

@@ -1,0 +1,210 @@
+"""Measures of claims: numbers worked out by hand, intervals by Student's t, and what is missing is named."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic_tables import write_gradient_claims, write_scores
+
+from airwaylib.errors import InputError
+from airwaystudy.claims.ledger import read_measure
+from airwaystudy.claims.measures import KINDS, Effect, MissingError, Number, Tables, select
+
+T2 = 4.302652729911275  # Student's t, two degrees of freedom, 97.5 %
+
+
+def measure(**given):
+    return read_measure(given, "here")
+
+
+def findings(results, **given):
+    return list(measure(**given).findings(Tables(results)))
+
+
+@pytest.fixture
+def results(tmp_path):
+    """td of dice is 60 + seed on one case and 70 on the other; general_union has 1, 2, 3 more, by seed; dsc is flat."""
+
+    def score(variant, seed, case):
+        td = 60 + seed if case == "mini_0008" else 70
+        return {"td": td + (1 + seed if variant == "union" else 0), "dsc": 80.0 + seed, "fpr": 0.1}
+
+    write_scores(tmp_path, ["dice", "union"], score)
+    return tmp_path
+
+
+def test_effect_is_paired_by_seed_and_case(results):
+    (found,) = findings(results, kind="effect", metric="td", variant="union", base="dice", expect="greater")
+    reach = T2 * 1 / np.sqrt(3)  # 1, 2, 3: mean 2, standard deviation 1
+    assert found[2:6] == (pytest.approx(2), pytest.approx(2 - reach), pytest.approx(2 + reach), 3)
+    assert found.says == "open" and found.expected == "> 0"  # 2 - 2.48 is below 0
+
+
+def test_effect_uses_only_what_both_have(results):
+    path = results / "tables/scores_by_case.csv"
+    scores = pd.read_csv(path)
+    scores[~((scores["variant"] == "dice") & (scores["seed"] == 2))].to_csv(path, index=False)
+    (found,) = findings(results, kind="effect", metric="td", variant="union", base="dice", expect="greater")
+    assert (found.ours, found.seeds) == (1.5, 2)
+
+
+def test_effect_of_one_seed_is_open(tmp_path):
+    write_scores(tmp_path, ["a", "b"], lambda variant, seed, case: {"td": 90 if variant == "b" else 10}, seeds=[4])
+    (found,) = findings(tmp_path, kind="effect", metric="td", variant="b", base="a", expect="greater")
+    assert found.ours == 80 and found.seeds == 1 and np.isnan(found.low) and found.says == "open"
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"variant": "no_such"}, "no run of no_such"),
+        ({"variant": "one", "base": "two"}, "no run of one nor of two"),
+        ({"metric": "amr"}, "tables/scores_by_case.csv has no column amr"),
+    ],
+)
+def test_what_an_effect_lacks_is_named(results, changes, why):
+    given = {"kind": "effect", "metric": "td", "variant": "union", "base": "dice", "expect": "greater"} | changes
+    with pytest.raises(MissingError, match=f"^{why}$"):
+        findings(results, **given)
+
+
+def test_an_effect_may_ask_how_both_were_trained(results):
+    given = {"kind": "effect", "metric": "td", "variant": "union", "base": "dice", "expect": "greater"}
+    table = pd.DataFrame({"variant": ["union", "dice", "third"], "sampling": ["uniform", "uniform", "centreline"]})
+    table.to_csv(results / "tables/runs.csv", index=False)
+    (found,) = findings(results, **given, having={"sampling": "uniform"})
+    assert found.measure == "td: union minus dice, uniform (points)"
+    assert found[1:] == findings(results, **given)[0][1:]
+    with pytest.raises(MissingError, match=r"^union and dice with sampling hard; here uniform$"):
+        findings(results, **given, having={"sampling": "hard"})
+    with pytest.raises(MissingError, match=r"^tables/runs\.csv has no column root$"):
+        findings(results, **given, having={"root": "0.7"})
+
+
+def test_no_table_no_seed_in_common(tmp_path, results):
+    with pytest.raises(MissingError, match=r"^no tables/scores_by_case\.csv$"):
+        findings(tmp_path / "empty", kind="spread", metric="bd", less="dsc", expect="greater")
+    path = results / "tables/scores_by_case.csv"
+    scores = pd.read_csv(path)
+    scores.loc[scores["variant"] == "dice", "seed"] += 10
+    scores.to_csv(path, index=False)
+    with pytest.raises(MissingError, match="share no seed and case"):
+        findings(results, kind="effect", metric="td", variant="union", base="dice", expect="greater")
+
+
+def test_spread_is_the_difference_of_two_ranges(tmp_path):
+    far = {"a": (60, 90), "b": (75, 92), "c": (95, 91)}  # bd ranges over 35, dsc over 2
+    write_scores(tmp_path, far, lambda v, seed, case: {"bd": far[v][0] + seed * (v == "c"), "dsc": far[v][1]})
+    (found,) = findings(tmp_path, kind="spread", metric="bd", less="dsc", expect="greater")
+    assert found.ours == pytest.approx(34) and found.seeds == 3 and found.says == "supports"
+    (close,) = findings(tmp_path, kind="spread", metric="bd", less="dsc", within=1, expect="greater")
+    assert close.ours == pytest.approx(20) and close.measure.startswith(
+        "range over the variants within 1 points of dsc"
+    )
+    with pytest.raises(MissingError, match="fewer than two such variants"):
+        findings(tmp_path, kind="spread", metric="bd", less="dsc", within=0.5, expect="greater")
+
+
+@pytest.mark.parametrize(
+    ("expect", "tolerance", "low", "high", "says"),
+    [
+        ("greater", None, 0.1, 2, "supports"),
+        ("greater", None, -1, 2, "open"),
+        ("greater", None, -2, -1, "contradicts"),
+        ("greater", None, np.nan, np.nan, "open"),
+        ("less", None, -2, -0.1, "supports"),
+        ("less", None, 1, 2, "contradicts"),
+        ("less", None, -1, 0, "open"),
+        ("equal", 1, -0.9, 1, "supports"),
+        ("equal", 1, 0, 1.5, "open"),
+        ("equal", 1, 1.5, 2, "contradicts"),
+        ("equal", 1, -3, -1.5, "contradicts"),
+    ],
+)
+def test_an_interval_decides_if_it_is_on_one_side(expect, tolerance, low, high, says):
+    effect = Effect(kind="effect", metric="td", variant="b", base="a", expect=expect, tolerance=tolerance)
+    assert effect.judge(low, high) == says
+
+
+@pytest.mark.parametrize(("value", "says"), [(-0.5, "supports"), (0.0, "contradicts")])
+def test_greater_means_greater_than_the_value(value, says):
+    assert measure(kind="closed_form", loss="dice", expect="greater", value=-0.25).expected == "> -0.25"
+    number = Number(kind="number", table="t", column="c", expect="less")
+    assert number.judge(value, value) == says
+
+
+def test_gradient_rows_are_taken_as_they_were_judged(tmp_path):
+    write_gradient_claims(tmp_path, {1: ["supports", "open"], 2: ["contradicts"]})
+    assert [found.says for found in findings(tmp_path, kind="gradient", claim=1)] == ["supports", "open"]
+    (found,) = findings(tmp_path, kind="gradient", claim=2, begins="measure 0")
+    assert found == ("measure 0 of 2", "> 0", 1.5, 1.0, 2.0, 3, "contradicts", "gradients/claims.csv")
+    with pytest.raises(MissingError, match="no such measure of claim 3"):
+        findings(tmp_path, kind="gradient", claim=3)
+
+
+@pytest.fixture
+def numbers(tmp_path):
+    """x by seed and epoch; y is x - 1, but for one row."""
+    rows = [(seed, epoch, 10 * seed + epoch) for seed in (1, 2, 3) for epoch in (0, 1, 5)]
+    table = pd.DataFrame(rows, columns=["seed", "epoch", "x"])
+    table["y"] = table["x"] - 1.0
+    table.loc[0, "y"] -= 4
+    (tmp_path / "tables").mkdir()
+    table.to_csv(tmp_path / "tables/numbers.csv", index=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("given", "ours", "seeds"),
+    [
+        ({"where": {"seed": 2, "epoch": 5}}, 25, 0),
+        ({"where": {"seed": [1, 2], "epoch": "last"}}, 20, 0),
+        ({"where": {"epoch": "last"}, "minus": {"epoch": "first"}, "over": "seed"}, 5, 3),
+        ({"against": "y", "reduce": "largest"}, 5, 0),
+        ({"where": {"epoch": 5}, "reduce": "share"}, 100 * 75 / (180 + 18), 0),
+    ],
+)
+def test_numbers_of_a_table(numbers, given, ours, seeds):
+    (found,) = findings(numbers, kind="number", table="tables/numbers.csv", column="x", expect="greater", **given)
+    assert found.ours == pytest.approx(ours) and found.seeds == seeds
+    assert found.says == "supports" and np.isnan(found.low) == (not seeds)
+
+
+def test_first_and_last_are_those_of_the_rows_left():
+    rows = pd.DataFrame({"seed": [0, 0, 1], "epoch": [1, 2, 7]})
+    assert select(rows, {"epoch": "last", "seed": 0}).to_dict("records") == [{"seed": 0, "epoch": 2}]
+    assert select(rows, {"epoch": "first", "seed": 9}).empty
+
+
+def test_no_row_and_no_number_are_named(numbers):
+    given = {"kind": "number", "table": "tables/numbers.csv", "column": "x", "expect": "less"}
+    with pytest.raises(MissingError, match="no row with seed 9"):
+        findings(numbers, where={"seed": 9}, **given)
+    table = pd.read_csv(numbers / "tables/numbers.csv").assign(x=np.nan)
+    table.to_csv(numbers / "tables/numbers.csv", index=False)
+    for more in ({}, {"over": "seed"}):
+        with pytest.raises(MissingError, match="no number"):
+            findings(numbers, **given, **more)
+
+
+@pytest.mark.parametrize(
+    ("given", "ours"),
+    [({"loss": "dice"}, 1), ({"loss": "general_union", "weight": 1 / 9, "parameters": {"epsilon": 0}}, 2 / 3)],
+)
+def test_closed_forms_at_a_perfect_prediction(tmp_path, given, ours):
+    (found,) = findings(tmp_path, kind="closed_form", expect="equal", value=ours, tolerance=1e-6, **given)
+    assert found.ours == pytest.approx(ours, abs=1e-6) and found.seeds == 0 and found.says == "supports"
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "gradient"])
+def test_equal_needs_a_tolerance(kind):
+    fields = {"metric": "td", "variant": "b", "base": "a", "less": "dsc", "table": "t", "column": "c", "loss": "dice"}
+    own = {name: value for name, value in fields.items() if name in KINDS[kind].model_fields}
+    for wrong in ({"expect": "equal"}, {"expect": "less", "tolerance": 1}):
+        with pytest.raises(InputError, match="need each other"):
+            measure(kind=kind, **own, **wrong)
+
+
+def test_cases_of_all_tables(results):
+    write_gradient_claims(results, {1: ["open"]})
+    pd.DataFrame({"case": ["mini_0003"]}).to_csv(results / "gradients/branches.csv")
+    assert Tables(results).cases == {"mini_0003", "mini_0008", "mini_0009"}

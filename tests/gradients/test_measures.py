@@ -1,0 +1,124 @@
+"""Shares, erosion, dilation and ratios of gradients that are worked out by hand; radii of tubes."""
+
+import numpy as np
+import pytest
+import torch
+
+from airwaylib.gradients.by_class import LayerGradients
+from airwaylib.gradients.measures import (
+    Regions,
+    airway_radius,
+    foreground_share,
+    from_encoder,
+    measure,
+    measure_bins,
+    spread,
+)
+
+
+def row(*values, channels=1):
+    """A map (1, C, 1, 1, N) with the same values in each channel."""
+    return torch.tensor(values, dtype=torch.float32).expand(1, channels, 1, 1, -1)
+
+
+AIRWAY = np.array([[[False, True, True, True, False, False, False, False]]])
+REGIONS = Regions.around(AIRWAY, {"generation": np.array([[[-1, 0, 0, 1, 9, 9, 9, 9]]])}, shell=2)
+#                            shell  airway (3)     shell     far
+GRADIENTS = LayerGradients(row(3.0, 3.0, 1.0, -1.0, 2.0, 0.0, 0.0, 0.0), row(1.0, 1.0, -3.0, 1.0, 2, 4, 1, 0), {})
+
+
+def test_the_shell_is_the_background_near_the_airway():
+    assert REGIONS.shell.ravel().tolist() == [True, False, False, False, True, True, False, False]
+
+
+def test_share_is_of_norms_and_nan_without_any_gradient():
+    share = foreground_share(GRADIENTS)
+    assert share.shape == (1, 1, 1, 8)
+    np.testing.assert_allclose(share.ravel(), [0.75, 0.75, 0.25, 0.5, 0.5, 0, 0, np.nan])
+
+
+def test_norms_run_over_channels():
+    foreground = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1, 1)  # norm 5
+    background = torch.tensor([0.0, 15.0]).view(1, 2, 1, 1, 1)
+    assert foreground_share(LayerGradients(foreground, background, {})).item() == 0.25
+
+
+def test_measures_by_hand():
+    assert measure(GRADIENTS, REGIONS) == {
+        "erosion": pytest.approx(1 / 3),  # of 0.75, 0.25, 0.5: one half is not less than one half
+        "dilation": pytest.approx(1 / 3),  # of 0.75, 0.5, 0
+        "share": pytest.approx(0.5),
+        "ratio": pytest.approx(10 / 13),
+        "ratio_near": pytest.approx(10 / 12),
+        "not_finite": pytest.approx(1 / 8),
+    }
+
+
+def test_bins_by_hand():
+    assert measure_bins(GRADIENTS, REGIONS) == [
+        {"by": "generation", "bin": 0, "voxels": 2, "erosion": 0.5, "share": 0.5},
+        {"by": "generation", "bin": 1, "voxels": 1, "erosion": 0.0, "share": 0.5},
+    ]
+
+
+def test_what_is_not_a_number_is_reported_and_counts_nowhere_else():
+    foreground = GRADIENTS.foreground.clone()
+    foreground[..., 2] = torch.nan
+    measures = measure(GRADIENTS._replace(foreground=foreground), REGIONS)
+    assert measures["not_finite"] == pytest.approx(2 / 8)
+    assert measures["erosion"] == 0  # of 0.75 and 0.5
+    assert measures["share"] == pytest.approx(0.625)
+    assert measures["ratio_near"] == pytest.approx(9 / 9)  # 3 + 3 + 1 + 2 + 0 to 1 + 1 + 1 + 2 + 4, without that voxel
+    everywhere = GRADIENTS._replace(foreground=torch.full_like(foreground, torch.nan))
+    measures = measure(everywhere, REGIONS)
+    assert np.isnan([measures[name] for name in ("erosion", "dilation", "share")]).all()
+    assert measures["not_finite"] == 1
+
+
+def test_a_coarse_voxel_stands_for_all_it_covers():
+    coarse = LayerGradients(row(1.0, 3.0, 0.0, 0.0), row(3.0, 1.0, 1.0, 1.0), {})  # shares 1/4, 3/4, 0, 0
+    measures = measure(coarse, REGIONS)
+    assert measures["erosion"] == pytest.approx(1 / 3)  # voxel 1 lies in the first, 2 and 3 in the second
+    assert measures["dilation"] == 0
+
+
+def test_share_of_the_encoder_group():
+    groups = {"encoder": (row(*[1.0] * 8), row(*[-0.5] * 8)), "decoder": (row(*[1.0] * 8), row(*[0.5] * 8))}
+    gradients = LayerGradients(row(*[2.0] * 8), row(*[0.0] * 8), groups)
+    assert from_encoder(gradients, REGIONS) == pytest.approx(0.25)  # |1 - 0.5| to |1 + 0.5|
+    assert measure(gradients, REGIONS)["from_encoder"] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("size", "cells", "expected"),
+    [
+        (4, 4, [0, 1, 2, 3]),
+        (8, 4, [0, 0, 1, 1, 2, 2, 3, 3]),
+        (5, 3, [0, 0, 1, 1, 2]),  # padded to 6
+        (20, 3, [0] * 8 + [1] * 8 + [2] * 4),  # padded to 24
+        (21, 24, list(range(21))),  # padded, at full resolution
+    ],
+)
+def test_spreading_repeats_the_cells_of_the_padded_image(size, cells, expected):
+    maps = np.arange(cells).reshape(1, 1, -1)
+    assert spread(maps, (1, 1, size)).ravel().tolist() == expected
+    assert spread(maps.reshape(-1, 1, 1), (size, 1, 1)).ravel().tolist() == expected
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.5, 0.5, 2.0)])
+def test_radius_of_tubes(spacing):
+    _, y, x = np.mgrid[:30, :41, :61]
+    tubes = {3.0: (y - 20) ** 2 + (x - 12) ** 2, 7.0: (y - 20) ** 2 + (x - 40) ** 2}  # radii in voxels across
+    airway = np.any([square <= radius**2 for radius, square in tubes.items()], 0)
+    found = airway_radius(airway, spacing)
+    for radius, square in tubes.items():
+        inside = found[10:20][(square <= radius**2)[10:20]]
+        assert inside == pytest.approx(radius * spacing[0], abs=0.75 * spacing[0])
+    assert (found[~airway] == 0).all()
+
+
+def test_radius_of_a_row_of_single_voxels_is_half_a_voxel():
+    airway = np.zeros((20, 7, 7), bool)
+    airway[:, 3, 3] = True
+    assert (airway_radius(airway)[airway] == 0.5).all()
+    assert (airway_radius(airway, (0.8, 0.8, 2.0))[airway] == np.float32(0.4)).all()

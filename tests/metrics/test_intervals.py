@@ -1,0 +1,77 @@
+"""Cases in a few numbers, by hand; the intervals against scipy's own and against theory."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import wilcoxon
+
+from airwaylib.errors import InputError
+from airwaylib.metrics.intervals import bootstrap_interval, compare, mean_interval, summarise
+
+
+def scores():
+    return pd.DataFrame(
+        {
+            "run": ["gul", "dice", "gul", "gul"],
+            "case": ["a", "a", "b", "c"],
+            "td": [90.0, 70.0, 94.0, 98.0],
+            "dsc": [80.0, 85.0, 80.0, 80.0],
+        }
+    )
+
+
+def test_runs_are_summed_up_in_their_order():
+    gul, dice = summarise(scores()).to_dict("records")
+    assert (gul["run"], gul["cases"], gul["td_mean"], gul["td_sd"], gul["td_median"]) == ("gul", 3, 94, 4, 94)
+    assert 90 <= gul["td_low"] < 94 < gul["td_high"] <= 98
+    assert (gul["dsc_mean"], gul["dsc_sd"], gul["dsc_low"], gul["dsc_high"]) == (80, 0, 80, 80)
+    assert (dice["run"], dice["cases"], dice["td_mean"], dice["dsc_mean"]) == ("dice", 1, 70, 85)
+    assert np.isnan([dice["td_sd"], dice["td_low"], dice["td_high"]]).all()  # one case has no spread
+
+
+def test_cases_without_a_score_are_left_out():
+    table = scores()
+    table.loc[0, "td"] = np.nan
+    assert summarise(table)["td_mean"].tolist() == [96, 70]
+
+
+def test_interval_of_many_cases_is_the_normal_one():
+    values = np.random.default_rng(0).normal(90, 5, 400)
+    low, high = bootstrap_interval(values)
+    error = values.std(ddof=1) / 20
+    assert (low, high) == pytest.approx((values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.1)
+    assert bootstrap_interval(values) == (low, high)  # seeded
+    narrow = bootstrap_interval(values, level=0.5)
+    assert low < narrow[0] < narrow[1] < high
+
+
+def test_two_methods_case_by_case():
+    rng = np.random.default_rng(1)
+    hard = rng.normal(80, 10, 12)  # cases differ by more than methods
+    one = pd.DataFrame({"case": list("abcdefghijkl"), "td": hard, "dsc": hard})
+    other = pd.DataFrame(
+        {"case": list("lkjihgfedcba"), "td": (hard + 3 + rng.normal(0, 1, 12))[::-1], "dsc": hard[::-1]}
+    )
+    td, dsc = compare(one, other).to_dict("records")
+    difference = (other.set_index("case")["td"] - one.set_index("case")["td"]).to_numpy()
+    assert (td["metric"], td["cases"], td["difference"]) == ("td", 12, pytest.approx(difference.mean()))
+    assert 2 < td["low"] < td["difference"] < td["high"] < 4  # paired: far narrower than the cases' spread
+    assert td["wilcoxon_p"] == pytest.approx(wilcoxon(difference).pvalue)
+    assert td["other"] - td["one"] == pytest.approx(td["difference"])
+    assert (dsc["difference"], dsc["low"], dsc["high"], dsc["wilcoxon_p"]) == (0, 0, 0, 1)
+
+
+def test_cases_must_match():
+    one, other = pd.DataFrame({"case": ["a", "b"], "td": [1.0, 2]}), pd.DataFrame({"case": ["b", "c"], "td": [1.0, 2]})
+    with pytest.raises(InputError, match="only one of the two methods has: a, c"):
+        compare(one, other)
+    with pytest.raises(InputError, match="cases that come twice: b"):
+        compare(one.assign(case="b"), other)
+
+
+def test_interval_of_a_mean_over_few_seeds_is_students():
+    # 90, 92, 94: mean 92, standard error 2 / sqrt(3), t(0.975, 2) = 4.303
+    assert mean_interval(np.array([90.0, 92, 94])) == pytest.approx((92 - 4.9683, 92 + 4.9683), abs=1e-3)
+    assert mean_interval(np.array([1.0, 1.0])) == (1, 1)
+    assert np.isnan(mean_interval(np.array([1.0]))).all()
+    assert np.isnan(mean_interval(np.array([1.0, np.nan, 2.0]))).all()
