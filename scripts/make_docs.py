@@ -11,6 +11,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import nbformat
 import pandas as pd
@@ -58,12 +59,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
     Examples
     --------
-    >>> print(table(["a", "b"], [[1, "x|y"]]))
+    >>> print(table(["a", "b"], [["< 1", "x|y"]]))
     | a | b |
     |---|---|
-    | 1 | x\|y |
+    | &lt; 1 | x\|y |
     """
-    lines = [[str(cell).replace("|", "\\|") for cell in row] for row in [header, *rows]]
+    lines = [[str(cell).replace("|", "\\|").replace("<", "&lt;") for cell in row] for row in [header, *rows]]
     lines.insert(1, ["---"] * len(header))
     return "\n".join("|" + "|".join(row) + "|" if row[0] == "---" else f"| {' | '.join(row)} |" for row in lines)
 
@@ -138,7 +139,7 @@ def outcome() -> str:
     between = span([*branches["low"], *branches["high"]], signed=True)
     lines = [
         f"- **{span((gain['bd'] for gain in gains), signed=True)} points of branches detected** with General Union "
-        f"in place of Dice (95 % intervals over the seeds: {between}).",
+        f"in place of the usual Dice loss (95 % intervals over the seeds: {between}).",
         f"- **{span((gain['precision'] for gain in gains), signed=True)} points of precision.** {threshold_share()}",
         f"- **{span(effects['difference'], signed=True)} points of tree length** from one supervision to another: "
         f"{same}.",
@@ -312,12 +313,15 @@ def ledger() -> str:
 
 @generated
 def ledger_measures() -> str:
-    """Every measure of every claim, in the quick study."""
-    claims = read("quick", "tables/claims.csv").rename(columns={"ours": "value"})
-    rows = (
-        [row["measure"] or row["note"], row["expected"], interval(row, 2), row["says"]] for _, row in claims.iterrows()
-    )
-    return table(["measure", "expected", "here (95 % interval)", "says"], rows)
+    """Every claim with its verdict, and below it its measures, in the quick study."""
+    rows = []
+    for _, claim in read("quick", "tables/claims.csv").rename(columns={"ours": "value"}).groupby("claim", sort=False):
+        rows.append([f"**{claim.iloc[0]['statement']}**", "", "", f"**{claim.iloc[0]['verdict']}**"])
+        rows += [
+            [row["measure"] or row["note"], row["expected"], interval(row, 2), row["says"]]
+            for _, row in claim.iterrows()
+        ]
+    return table(["claim, and what decides it", "expected", "here (95 % interval)", "says"], rows)
 
 
 @generated
@@ -377,24 +381,27 @@ def settings() -> str:
     rows = []
     for name, field in TrainConfig.model_fields.items():
         default = "" if name.endswith("_cases") else "null" if field.default is None else str(field.default)
-        rows.append([f"`{name}`", default, field.description or ""])
+        choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        meaning = "; ".join(filter(None, [field.description, ", ".join(f"`{choice}`" for choice in choices)]))
+        rows.append([f"`{name}`", default, meaning])
     return table(["setting", "default", "meaning"], rows)
 
 
 @generated
 def calibration() -> str:
     """Phantoms beside published values and real scans, property by property."""
-    found = read("phantoms", "tables/deviation.csv")
     rows = []
-    for name, part in found.groupby("property", sort=False):
-        first, unit = part.iloc[0], part.iloc[0]["unit"]
-        digits = 0 if unit in ("HU", "ml") else 2
+    for name, part in read("phantoms", "tables/deviation.csv").groupby("property", sort=False):
+        own = part.iloc[0]
+        counted = name in ("branches", "generations") or own["unit"] in ("HU", "ml")
+        digits = 0 if counted else 2
         beside = (
             f"{span([row['reference_low'], row['reference_high']], digits=digits)}: {row['source']}"
             for _, row in part.iterrows()
         )
-        own = f"{first['phantom']:.{digits}f} ({span([first['mean_low'], first['mean_high']], digits=digits)})"
-        rows.append([str(name).replace("_", " "), "" if unit == "1" else unit, own, "; ".join(beside)])
+        here = f"{span([own['phantom']], digits=digits)} ({span([own['mean_low'], own['mean_high']], digits=digits)})"
+        words = re.sub(r"_(hu|mm|ml|deg)(?=_|$)", "", name).replace("_", " ")
+        rows.append([words, "" if own["unit"] == "1" else own["unit"], here, "; ".join(beside)])
     return table(["property", "unit", "phantoms: median (range)", "reference"], rows)
 
 
