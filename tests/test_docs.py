@@ -132,8 +132,8 @@ def test_readmes_python_runs():
     exec(code, names)
     assert names["loss"].ndim == 0 and 0 < names["loss"].item() < 1
     assert names["weight"].min().item() == pytest.approx(1 / 9)  # alpha / (1 - alpha) at the farthest voxel
-    first = names["gradients"]["ec1"]
-    assert (first.airway if hasattr(first, "airway") else first[0]).shape == (1, 4, 32, 32, 32)
+    airway, background, *_ = names["gradients"]["ec1"]
+    assert airway.shape == background.shape == (1, 4, 32, 32, 32)
 
 
 def test_readme_names_every_room():
