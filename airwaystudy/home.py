@@ -17,15 +17,33 @@ from pydantic import BaseModel, ValidationError
 from airwaylib.errors import InputError
 from airwaylib.files import atomic_path
 
-HOME = Path(os.environ.get("AIRWAYLIB_HOME", Path(__file__).resolve().parents[1]))
-"""The project's root: every relative path of a configuration starts here, whatever folder a notebook runs in."""
+CHECKOUT = Path(__file__).resolve().parents[1]
+INSTALLED = not (CHECKOUT / "study.yaml").is_file()  # by pip, without the study's files
 
+HOME = Path(os.environ.get("AIRWAYLIB_HOME", Path.cwd() if INSTALLED else CHECKOUT))
+"""The project's root: every relative path of a configuration starts here, whatever folder a notebook runs in.
 
-DEFAULT_WEIGHTS = HOME / "airwaylib/inference/weights/wingsnet-phantom.safetensors"
+AIRWAYLIB_HOME sets it. Without it, the checkout that this package lies in; where pip has installed the package
+elsewhere, the current folder.
+"""
+
+if str(HOME) not in sys.path:
+    sys.path.append(str(HOME))  # a run's loss may be a module of the project's root, `loss: module:function`
+
+IN_CHECKOUT = (HOME / "study.yaml").is_file()
 VERSIONS_OF = ("torch", "numpy", "scipy", "monai", "lightning-fabric", "zarr")
 
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+def require_checkout(command: str) -> None:
+    """Raise InputError unless the project's root holds the study's files: study.yaml, notebooks and so on."""
+    if not IN_CHECKOUT:
+        raise InputError(
+            f"{command} needs the project's checkout (study.yaml, claims.yaml, notebooks), and {HOME} is none: run it "
+            "there, or set AIRWAYLIB_HOME to it"
+        )
 
 
 def path(relative: str | Path) -> Path:

@@ -29,7 +29,7 @@ from airwaylib.gradients.measures import (
 from airwaylib.inference.segment import predict_probability
 from airwaylib.losses.general_union import general_union_weight
 from airwaylib.losses.ratio import measured_ratio
-from airwaylib.losses.table import LOSSES, WEIGHTED, loss_by_name
+from airwaylib.losses.table import LOSSES, loss_by_name, uses_weight
 from airwaylib.metrics.scores import DETECTED
 from airwaylib.networks.checkpoints import load_checkpoint
 from airwaylib.trees.parse import parse_tree
@@ -155,7 +155,7 @@ def case_of(config: TrainConfig, epoch: int, view: View) -> tuple[Any, ...]:
         torch.from_numpy(np.ascontiguousarray(array, np.float32))[None, None]
         for array in (view.image / np.float32(255), view.label, view.distance)
     )
-    weighted = config.loss in WEIGHTED
+    weighted = uses_weight(config.loss)
     weight = general_union_weight(distance, label, **config.weight_parameters) if weighted else None
     return network, loss_by_name(config.loss, **config.loss_parameters), image, label, weight
 

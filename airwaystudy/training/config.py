@@ -22,7 +22,7 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
     network: str = Field("wingsnet", description="network by name, see networks.NETWORKS")
     width: int = Field(8, ge=1, description="channels of the network's first block")
     supervision: Literal["both", "decoder", "deep", "final"] = Field("both", description="which outputs are supervised")
-    loss: str = Field("general_union", description="loss by name")
+    loss: str = Field("general_union", description="loss by name, or module:function; see losses.table")
     alpha: float | None = Field(
         None, ge=0, le=0.5, description="weight of the loss's false positives; null: the loss's default"
     )
@@ -180,7 +180,7 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
 
     @property
     def loss_parameters(self) -> dict[str, float]:
-        """Parameters of the loss that are not left to its defaults, for `loss_table.loss_by_name`."""
+        """Parameters of the loss that are not left to its defaults, for `losses.table.loss_by_name`."""
         return {name: value for name in ("alpha", "root") if (value := getattr(self, name)) is not None}
 
     @property
