@@ -84,7 +84,20 @@ def fault(entry: Mapping[str, Any], model: type[BaseModel]) -> str:
     if entry["type"] == "missing":
         return f"{name} is missing"
     message = entry["msg"].removeprefix("Value error, ")
+    if entry["type"].endswith(("_type", "_parsing", "_from_float")) and (example := example_of(entry["loc"], model)):
+        message += f"; write {example}"
     return f"{name} = {entry['input']!r}: {message}" if name else message
+
+
+def example_of(place: tuple[str | int, ...], model: type[BaseModel]) -> str | None:
+    """Return how the field at `place` of a model is written, such as "seeds: [0, 1, 2]"; None if nothing says so."""
+    for part in place:
+        field = model.model_fields.get(part)
+        inner = inner_model(model, part)
+        if inner is None or part == place[-1]:
+            return f"{part}: {field.examples[0]}" if field is not None and field.examples else None
+        model = inner
+    return None
 
 
 def inner_model(model: type[BaseModel], name: str | int) -> type[BaseModel] | None:
