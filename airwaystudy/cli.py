@@ -101,7 +101,7 @@ def train(
     import yaml
 
     from airwaystudy import home
-    from airwaystudy.training.config import Recipe
+    from airwaystudy.training.config import Recipe, with_cases
 
     settings = read_settings(config) if config else {}
     for override in overrides or []:
@@ -112,7 +112,7 @@ def train(
             settings[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise InputError(f"{override!r}: the value is no valid YAML ({' '.join(str(error).split())})") from error
-    recipe = home.validated(Recipe, settings, str(config or "settings"))
+    recipe = home.validated(Recipe, with_cases(settings), str(config or "settings"))
     from airwaystudy.training.launch import (
         train as train_recipe,  # after the settings' errors: torch takes seconds to import
     )
