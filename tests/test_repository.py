@@ -1,7 +1,6 @@
 """The repository hangs together: pins, imports, a test file a module, the notebooks' form, no scans and no pickles."""
 
 import ast
-import csv
 import io
 import re
 import shutil
@@ -18,9 +17,6 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
-
-from airwaystudy.claims.ledger import as_markdown, read_ledger
-from airwaystudy.plan.presets import read_preset
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -287,60 +283,3 @@ def test_what_runs_leave_behind_is_ignored():
     left += ["results/quick/runs/dice/resume.pt", "results/quick/notebooks/02_train_dice.ipynb", ".tmp-x/half.png"]
     done = subprocess.run(["git", "check-ignore", *left], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines() == left
-
-
-def cells_of(study, metrics):
-    """Each variant's cells of the README: its seeds, and a metric's mean over them with the lowest and the highest."""
-    seeds = {}
-    with (ROOT / "results/reference" / study / "tables/by_seed.csv").open() as file:
-        for row in csv.DictReader(file):
-            seeds.setdefault(row["variant"], []).append(row)
-    found = {}
-    for name, rows in seeds.items():
-        parts = [[float(row[metric]) for row in rows] for metric in metrics]
-        texts = [(f"{sum(part) / len(part):.1f}", f"{min(part):.1f} to {max(part):.1f}") for part in parts]
-        found[name] = len(rows), [f"{mean} ({ends})" if len(rows) > 1 else mean for mean, ends in texts]
-    return found
-
-
-def test_readme_shows_the_committed_results():
-    """Every row of the README's table is the committed tables', and the ledger is the committed one."""
-    readme = (ROOT / "README.md").read_text()
-    cells = cells_of("quick", ("td", "bd", "precision", "dsc"))
-    assert set(cells) == set(read_preset("quick").variants)
-    for variant, (_, expected) in cells.items():
-        (line,) = [line for line in readme.splitlines() if line.startswith(f"| `{variant}`:")]
-        assert [cell.strip() for cell in line.strip("|").split("|")[1:]] == expected
-    for variant, (seeds, expected) in cells_of("ablations", ("td", "bd", "precision", "dsc")).items():
-        assert "| " + " | ".join([f"`{variant}`", str(seeds), *expected]) + " |" in readme.splitlines()
-    assert as_markdown(read_ledger(ROOT / "results/reference/quick/tables/claims.csv"), measures=False) in readme
-
-
-def test_readmes_claims_are_the_committed_ones():
-    """Verdicts, and every measure with its value and interval, to two decimals."""
-    readme = (ROOT / "README.md").read_text()
-    with (ROOT / "results/reference/quick/gradients/claims.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert {row["claim"] for row in rows} == {"1", "2", "3", "4"}
-    for row in rows:
-        value, low, high = (float(row[name] or "nan") for name in ("value", "low", "high"))
-        assert f"| **{row['claim']}. {row['statement']}** | | | | **{row['verdict']}** |" in readme
-        line = (
-            f"| | {row['measure']} | {value:.2f} ({low:.2f} to {high:.2f}) | {float(row['null']):g} | {row['says']} |"
-        )
-        assert line in readme
-
-
-def test_model_cards_scores_are_the_committed_ones():
-    """The held-out phantoms' means, whole and by diameter, to one decimal."""
-    card = (ROOT / "airwaylib/inference/weights/README.md").read_text()
-    with (ROOT / "results/reference/chest/tables/scores_by_diameter.csv").open() as file:
-        for row in csv.DictReader(file):
-            line = next(line for line in card.splitlines() if line.startswith(f"| {row['diameter_mm']} mm |"))
-            shown = [cell.split("%")[0].strip() for cell in line.strip("| ").split("|")[2:]]
-            assert shown == [f"{float(row[name]):.1f}" for name in ("td", "bd", "precision")]
-    with (ROOT / "results/reference/chest/tables/scores.csv").open() as file:
-        cases = list(csv.DictReader(file))
-    means = [sum(float(row[name]) for row in cases) / len(cases) for name in ("td", "bd", "precision", "dsc")]
-    line = card.split("| tree length detected | branches detected | precision | DSC |")[1].splitlines()[2]
-    assert [cell.split("%")[0].strip() for cell in line.strip("| ").split("|")] == [f"{mean:.1f}" for mean in means]
