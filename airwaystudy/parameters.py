@@ -28,7 +28,7 @@ class GradientParameters(BaseModel, extra="forbid", frozen=True):
 
 
 class PhantomParameters(BaseModel, extra="forbid"):
-    """Parameters of 00_phantoms."""
+    """Parameters of appendix/phantoms."""
 
     size: str = Field("mini", description="mini or chest")
     seeds: list[int] = Field([0, 1, 2], min_length=1, description="phantoms to measure, one a seed")
@@ -60,29 +60,48 @@ class SegmentParameters(BaseModel, extra="forbid"):
     study: str = Field("quick", description="results go to results/<study>/")
 
 
-class FigureParameters(BaseModel, extra="forbid"):
-    """Parameters of 04_figures."""
+class IdeaParameters(BaseModel, extra="forbid"):
+    """Parameters of 00_idea."""
 
-    study: str = Field("quick", description="results are read from and written to results/<study>/")
-    runs: list[str] | None = Field(None, min_length=1, description="runs to compare; null: all that are there")
-    baseline: str = Field("final_dice", description="variant that the others are compared with")
+    study: str = Field("quick", description="results go to results/<study>/")
+    radius: float = Field(2.0, gt=0, description="of the tube, voxels")
+    layers: int = Field(18, ge=3, description="box filters that the gradient passes")
+    ratio: float = Field(2.0, gt=0, description="gradient of an airway voxel over that of a background voxel")
+
+
+class FigureParameters(BaseModel, extra="forbid"):
+    """Variants that the figures of 03_results and 04_exhibits show: what a preset may set under `figures`."""
+
+    baseline: str = Field("final_dice", description="variant that stands beside ours")
     ours: str = Field("both_general_union", description="variant that is shown as the method")
     compared: list[str] | None = Field(
         None, min_length=1, description="variants in figures by diameter and over training; null: all of the study"
     )
     curves: list[str] | None = Field(
-        None, min_length=1, description="variants of the precision-TD curves; null: the baseline and ours"
+        None, min_length=1, description="variants of the precision-TD curves; null: the plainest and the paper's"
     )
 
 
-class AblationParameters(BaseModel, extra="forbid"):
-    """Parameters of 03_ablations."""
+class ResultParameters(BaseModel, extra="forbid"):
+    """Parameters of 03_results."""
 
     study: str = Field("quick", description="results are read from and written to results/<study>/")
     runs: list[str] | None = Field(None, min_length=1, description="runs to compare; null: all that are there")
     planned: list[dict[str, Any]] = Field(
         [], description="variants planned: variant, its settings, seeds; none: no plan"
     )
+    compared: list[str] | None = FigureParameters.model_fields["compared"]
+    curves: list[str] | None = FigureParameters.model_fields["curves"]
+
+
+class ExhibitParameters(BaseModel, extra="forbid"):
+    """Parameters of 04_exhibits."""
+
+    study: str = Field("quick", description="results are read from and written to results/<study>/")
+    runs: list[str] | None = Field(None, min_length=1, description="runs to compare; null: all that are there")
+    baseline: str = FigureParameters.model_fields["baseline"]
+    ours: str = FigureParameters.model_fields["ours"]
+    compared: list[str] | None = FigureParameters.model_fields["compared"]
 
 
 class ExploreParameters(BaseModel, extra="forbid"):

@@ -16,7 +16,7 @@ from airwaystudy.training.config import TrainConfig
 
 PATH = home.HOME / "study.yaml"
 LINKS = ("missed_by", "after")  # settings of a variant that name another one, of the same seed
-FIGURES = ("baseline", "ours", "compared", "curves")  # parameters of 04_figures that a study may set
+FIGURES = ("baseline", "ours", "compared", "curves")  # parameters of 03_results and 04_exhibits that a study may set
 FIXED = ("study", "run", "seed", "data", "start")  # what the plan itself sets
 
 
@@ -94,7 +94,7 @@ class Preset(BaseModel, extra="forbid", frozen=True):
     )
     figures: dict[str, Any] = Field(
         {},
-        description="variants that 04_figures shows: baseline, ours, compared, curves",
+        description="variants that figures show: baseline, ours, compared, curves",
         examples=["{baseline: both_dice}"],
     )
 
@@ -163,7 +163,7 @@ class Preset(BaseModel, extra="forbid", frozen=True):
         return [f"{other}_{seed}" for other in sorted(named - {None})]
 
     def figure_parameters(self, done: Collection[str]) -> dict[str, Any]:
-        """Return the variants that 04_figures shows. Those without a run in `done` are left out or replaced."""
+        """Choose the variants that figures show among those with a run that is `done`."""
         there = [name for name in self.variants if any(f"{name}_{seed}" in done for seed in self.seeds)]
         if not there:
             return {}
@@ -195,7 +195,7 @@ def all_variants(preset: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def planned_variants(name: str, path: Path = PATH) -> list[dict[str, Any]]:
     """Return the variants of preset `name`, then those that only other presets have, with their settings.
 
-    03_ablations compares them with the runs that are there.
+    With these 03_results tells what was not run.
     """
     presets, found = read_presets(path), {}
     for preset in (name, *presets):
