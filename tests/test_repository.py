@@ -107,12 +107,13 @@ def test_environment_is_the_locks():
     assert {name: pair for name, pair in differing.items() if pair[0] != pair[1].split("+")[0]} == {}
 
 
-def test_torch_is_pinned_to_the_fast_one():
+def test_torch_is_never_the_slow_one():
     (torch,) = (requirement for requirement in declared() if requirement.name == "torch")
-    assert LOCK["torch"] == "2.13.0" and str(torch.specifier) == "==2.13.0"  # 2.9.* is slow under autocast
+    assert LOCK["torch"] == "2.13.0"
+    assert not torch.specifier.contains("2.9.1") and torch.specifier.contains("2.4.0")
 
 
-def test_python_is_the_same_everywhere():
+def test_the_study_runs_on_one_python_and_the_package_on_three():
     dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     assert "python=3.11" in dependencies
     assert [line for entry in dependencies if isinstance(entry, dict) for line in entry["pip"]] == [
@@ -120,7 +121,7 @@ def test_python_is_the_same_everywhere():
         "-e .",
     ]
     versions = SpecifierSet(PROJECT["requires-python"])
-    assert [minor for minor in range(8, 20) if versions.contains(f"3.{minor}.5")] == [11]
+    assert [minor for minor in range(8, 20) if versions.contains(f"3.{minor}.5")] == [11, 12, 13]
     assert sys.version_info[:2] == (3, 11)
 
 
@@ -134,17 +135,17 @@ def imports(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def test_every_library_the_package_imports_is_declared():
-    names = {canonicalize_name(requirement.name) for requirement in declared()}
-    libraries = {name.split(".")[0] for path in MODULES.values() for name in imports(path)}
-    foreign = libraries - set(sys.stdlib_module_names) - {"airwaylib", "airwaystudy"}
+@pytest.mark.parametrize(("package", "extras"), [("airwaylib", ()), ("airwaystudy", ("study",))])
+def test_every_library_that_a_package_imports_is_declared(package, extras):
+    names = {canonicalize_name(requirement.name) for requirement in declared(*extras)}
+    modules = [path for module, path in MODULES.items() if module.split(".")[0] == package]
+    foreign = {name.split(".")[0] for path in modules for name in imports(path)} - set(sys.stdlib_module_names)
     owners = packages_distributions()
-    assert {"numpy", "torch", "yaml"} <= foreign
-    undeclared = {name for name in foreign if not names & {canonicalize_name(owner) for owner in owners.get(name, [])}}
-    # What only notebooks show needs Jupyter, so its libraries are with Jupyter's in the extra `study`.
-    assert undeclared == {"ipywidgets"} <= {requirement.name for requirement in declared("study")}
-    using = [module for module, path in MODULES.items() if "ipywidgets" in imports(path)]
-    assert using == ["airwaystudy.report.explorer_widgets"]
+    assert {"numpy", "torch"} <= foreign
+    declared_or_ours = {"airwaylib", "airwaystudy"} | {
+        name for name in foreign if names & {canonicalize_name(owner) for owner in owners.get(name, [])}
+    }
+    assert foreign - declared_or_ours == set()
 
 
 # -------------------------------------------------------------------------------------------------------- modules
@@ -182,16 +183,11 @@ def test_imports_have_no_ring():
 
 
 def test_every_module_has_its_tests():
-    """tests/ has the packages' rooms, and each module that holds code is imported by a test in the room of its name."""
-    for module, path in MODULES.items():
-        if path.stem in ("__init__", "__main__", "errors"):
-            continue
-        folder = ROOT / "tests" / (path.parent.name if path.parent.parent != ROOT else "")
-        tests = folder.glob("test_*.py")
-        names = {name for test in tests for name in imports(test)}
-        assert any(name == module or name.startswith(f"{module}.") for name in names), (
-            f"{module} has no test in {folder}"
-        )
+    """Every module that holds code is imported by a test."""
+    tested = {name for test in (ROOT / "tests").rglob("test_*.py") for name in imports(test)}
+    tested |= {name.rpartition(".")[0] for name in tested}
+    untested = set(MODULES) - tested - {name for name in MODULES if name.endswith(("__init__", "__main__", "errors"))}
+    assert untested == set()
 
 
 def test_the_command_starts_without_heavy_imports():
