@@ -216,21 +216,24 @@ def segment_seconds() -> str:
 
 def notebooks() -> list[tuple[str, str]]:
     """Title and path of each notebook in reading order: its executed copy where one is committed."""
-    found = []
-    for path in [*sorted((ROOT / "notebooks").glob("*.ipynb")), *sorted((ROOT / "notebooks/appendix").glob("*.ipynb"))]:
+    found, folder = [], ROOT / "notebooks"
+    for path in [*sorted(folder.glob("[0-9]*.ipynb")), *sorted((folder / "appendix").glob("*.ipynb"))]:
         title = nbformat.read(path, 4).cells[0].source.splitlines()[0].lstrip("# ")
-        copies = sorted(REFERENCE.glob(f"*/notebooks/**/{path.name}"))
+        copies = sorted(
+            REFERENCE.glob(f"*/notebooks/**/{path.stem}*.ipynb"), key=lambda copy: ("quick" not in copy.parts, copy)
+        )
         found.append((title, (copies or [path])[0].relative_to(ROOT).as_posix()))
     return found
 
 
 @generated
 def reading_order() -> str:
-    """The notebooks as one line of links, and the explorer's page where it is committed."""
-    links = [f"[{title}]({path})" for title, path in notebooks()]
-    pages = sorted(REFERENCE.glob("*/**/gradient_explorer.html"))
-    links += [f"[gradient explorer]({page.relative_to(ROOT).as_posix()}) (save, then open)" for page in pages[:1]]
-    return "\n".join(f"- {link}" for link in links)
+    """The notebooks as links, and the explorer's page, which is a link where it is committed."""
+    page = "quick/gradient_explorer.html"
+    explorer = f"[Gradient explorer](results/reference/{page}): download it, then open it"
+    if not (REFERENCE / page).exists():
+        explorer = f"Gradient explorer: `results/{page}`, which `make study` writes"
+    return "\n".join(f"- {line}" for line in [*(f"[{title}]({path})" for title, path in notebooks()), explorer])
 
 
 # ----------------------------------------------------------------------------------------------------- docs/results.md

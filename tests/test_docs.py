@@ -13,6 +13,7 @@ import typer
 import yaml
 
 from airwaystudy.cli import app
+from airwaystudy.plan.presets import read_preset
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -141,6 +142,15 @@ def test_readme_names_every_room():
         (line,) = [line for line in README.splitlines() if line.startswith(f"| `{package}/`")]
         rooms = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
         assert rooms == set(re.findall(r"`(\w+)`", line))
+
+
+def test_presets_are_described_as_study_yaml_has_them():
+    quick, ablations = read_preset("quick"), read_preset("ablations")
+    assert f"trains {len(quick.settings_by_run())} networks" in README
+    results = (ROOT / "docs/results.md").read_text()
+    (steps,) = set(pd.read_csv(ROOT / "results/reference/quick/tables/ablation.csv")["steps"])
+    assert f"{len(quick.variants)} variants, {len(quick.seeds)} seeds, {steps} steps each" in results
+    assert f"{len(ablations.variants)} variants as small as those of `quick`, {len(ablations.seeds)} seeds" in results
 
 
 # ---------------------------------------------------------------------------------------------- links, commands, paths
