@@ -155,7 +155,13 @@ def threshold_share(precision: int = 60) -> str:
     whole = read("quick", "tables/by_seed.csv").groupby("variant")["td"].mean()
     gain = whole[PROPOSED] - whole[BASELINE]
     left = pd.Series(reached[PROPOSED]).mean() - pd.Series(reached[BASELINE]).mean()
-    share = "Most of the gain" if abs(left) < gain / 2 else "Some of the gain" if left < gain else "None of the gain"
+    share = (
+        "Most of the gain in tree length"
+        if abs(left) < gain / 2
+        else "Some of the gain in tree length"
+        if left < gain
+        else "None of the gain in tree length"
+    )
     parts = [
         f"{loss} finds {span(reached[name])} %" + of_seeds(len(reached[name]), len(found[name]))
         for name, loss in ((BASELINE, "Dice on the last block"), (PROPOSED, "General Union on both groups"))

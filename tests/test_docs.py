@@ -92,9 +92,9 @@ def reference(**tables):
 @pytest.mark.parametrize(
     ("at_60", "words"),
     [
-        ([50, 52, 54, 56], "Most of the gain is a choice of threshold"),  # 4 of the 40 points are left
-        ([50, 52, 80, 82], "Some of the gain is a choice of threshold"),  # 30 of them
-        ([50, 52, 92, None], "None of the gain is a choice of threshold"),  # 41
+        ([50, 52, 54, 56], "Most of the gain in tree length is a choice of threshold"),  # 4 of the 40 points are left
+        ([50, 52, 80, 82], "Some of the gain in tree length is a choice of threshold"),  # 30 of them
+        ([50, 52, 92, None], "None of the gain in tree length is a choice of threshold"),  # 41
     ],
 )
 def test_the_share_of_the_threshold_is_said_as_the_numbers_have_it(monkeypatch, at_60, words):
