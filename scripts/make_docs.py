@@ -154,24 +154,28 @@ def threshold_share(precision: int = 60) -> str:
     reached = {name: [value for value in values if pd.notna(value)] for name, values in found.items()}
     whole = read("quick", "tables/by_seed.csv").groupby("variant")["td"].mean()
     gain = whole[PROPOSED] - whole[BASELINE]
-    left = pd.Series(reached[PROPOSED]).mean() - pd.Series(reached[BASELINE]).mean()
-    share = (
-        "Most of the gain in tree length"
-        if abs(left) < gain / 2
-        else "Some of the gain in tree length"
-        if left < gain
-        else "None of the gain in tree length"
-    )
+    left = pd.Series(reached[PROPOSED], dtype=float).mean() - pd.Series(reached[BASELINE], dtype=float).mean()
     parts = [
-        f"{loss} finds {span(reached[name])} %" + of_seeds(len(reached[name]), len(found[name]))
+        f"{loss} {finds(reached[name], len(found[name]))}"
         for name, loss in ((BASELINE, "Dice on the last block"), (PROPOSED, "General Union on both groups"))
     ]
-    return f"{share} is a choice of threshold: at {precision} % precision {' and '.join(parts)}."
+    there = f"t {precision} % precision {' and '.join(parts)}."
+    if pd.isna(left):
+        return f"A{there}"
+    share = "Most" if left < gain / 2 else "Some" if left < gain else "None"
+    return f"{share} of the gain in tree length is a choice of threshold: a{there}"
 
 
-def of_seeds(reached: int, seeds: int) -> str:
-    """Tell how many seeds reach a precision, unless all do."""
-    return "" if reached == seeds else f" ({reached} of {seeds} seeds; the rest never get there)"
+def finds(reached: list[float], seeds: int) -> str:
+    """Tree length detected by the seeds that reach a precision, and how many those are.
+
+    Examples
+    --------
+    >>> finds([90.0, 92.0], 2), finds([90.0], 2), finds([], 2)
+    ('finds 90 to 92 %', 'finds 90 % (1 of 2 seeds; the rest never get there)', 'never gets there')
+    """
+    few = "" if len(reached) == seeds else f" ({len(reached)} of {seeds} seeds; the rest never get there)"
+    return f"finds {span(reached)} %{few}" if reached else "never gets there"
 
 
 def claims_in_words() -> str:

@@ -95,6 +95,7 @@ def reference(**tables):
         ([50, 52, 54, 56], "Most of the gain in tree length is a choice of threshold"),  # 4 of the 40 points are left
         ([50, 52, 80, 82], "Some of the gain in tree length is a choice of threshold"),  # 30 of them
         ([50, 52, 92, None], "None of the gain in tree length is a choice of threshold"),  # 41
+        ([50, 52, None, None], "At 60 % precision Dice"),
     ],
 )
 def test_the_share_of_the_threshold_is_said_as_the_numbers_have_it(monkeypatch, at_60, words):
@@ -104,7 +105,8 @@ def test_the_share_of_the_threshold_is_said_as_the_numbers_have_it(monkeypatch, 
     monkeypatch.setattr(make_docs, "read", reference(by_seed=by_seed, td_at_precision=at))
     text = make_docs.threshold_share()
     assert text.startswith(words) and "Dice on the last block finds 50 to 52 %" in text
-    assert ("1 of 2 seeds" in text) == (None in at_60)
+    assert ("1 of 2 seeds" in text) == (at_60.count(None) == 1)
+    assert ("General Union on both groups never gets there" in text) == (at_60.count(None) == 2)
 
 
 def test_claims_are_counted_by_verdict(monkeypatch):
