@@ -16,8 +16,13 @@ from airwaystudy.training.config import TrainConfig
 
 
 def world_size() -> int:
-    """Processes that torchrun started on all machines; 1 without it."""
+    """Return the number of processes that torchrun started on all machines; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_first_process() -> bool:
+    """Return whether this is the first of torchrun's processes, or the only one."""
+    return int(os.environ.get("RANK", 0)) == 0
 
 
 def make_fabric(config: TrainConfig) -> Fabric:

@@ -18,7 +18,7 @@ from airwaylib.losses.table import loss_by_name
 from airwaylib.networks.checkpoints import build_network, load_checkpoint
 from airwaystudy import home
 from airwaystudy.training.config import Recipe, TrainConfig
-from airwaystudy.training.devices import world_size
+from airwaystudy.training.devices import is_first_process, world_size
 from airwaystudy.training.run import train as train_run
 
 
@@ -51,7 +51,7 @@ def train_stages(recipe: Recipe) -> list[dict[str, Any]]:
     runs, summaries = recipe.runs(), []
     refuse_what_would_fail_later(runs)
     for number, run in enumerate(runs, 1):
-        if len(runs) > 1 and os.environ.get("RANK", "0") == "0":
+        if len(runs) > 1 and is_first_process():
             print(f"stage {number} of {len(runs)}: {run.run}", flush=True)
         summaries.append(train_run(run))
     return summaries
