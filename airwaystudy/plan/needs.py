@@ -15,7 +15,7 @@ from airwaystudy.training.devices import make_fabric
 from airwaystudy.training.optimisation import make_optimizer
 
 STEP_BYTES = 370  # of a training step, a voxel of the crops and channel of the width: 0.77 GB at 64^3 and width 8
-CASE_MB = {"mini": 5, "chest": 250}  # on the disk, a phantom and its training store
+CASE_MB = {"mini": 5, "chest": 140}  # on disk: a phantom (mini_0000: 3, chest_0000: 72) and its training store
 TIMED_SIDE = 64  # voxels; on a CPU, a step on larger crops is estimated from this one
 
 

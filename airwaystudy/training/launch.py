@@ -1,6 +1,7 @@
-"""Starts a recipe's training: in this process, or in one process a device by torchrun.
+"""Train a recipe: in this process, or in one process a device by torchrun.
 
-On several machines, start torchrun yourself, on each of them:
+`devices: N` starts torchrun here, since a study trains by notebooks, which torchrun cannot start. On several machines,
+type on each of them:
 `torchrun --nnodes N --nproc-per-node DEVICES --rdzv-backend c10d --rdzv-endpoint HOST:PORT -m airwaystudy train ...`.
 """
 
@@ -23,7 +24,7 @@ from airwaystudy.training.run import train as train_run
 
 
 def train(recipe: Recipe) -> list[dict[str, Any]]:
-    """Train every stage of `recipe` on its `devices`, or finish them; returns the summary of each stage.
+    """Train every stage of `recipe` on its `devices`, or finish them; return the summary of each stage.
 
     Under torchrun, `devices` is the number of processes that it started.
 
@@ -47,7 +48,7 @@ def train(recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def train_stages(recipe: Recipe) -> list[dict[str, Any]]:
-    """Train each stage that is not finished yet in this process, in their order; the summary of each."""
+    """Train the unfinished stages in this process, in their order; return the summary of each."""
     runs, summaries = recipe.runs(), []
     refuse_what_would_fail_later(runs)
     for number, run in enumerate(runs, 1):
