@@ -16,7 +16,7 @@ from airwaystudy.training.optimisation import make_optimizer
 
 STEP_BYTES = 370  # of a training step, a voxel of the crops and channel of the width: 0.77 GB at 64^3 and width 8
 CASE_MB = {"mini": 5, "chest": 140}  # on disk: a phantom (mini_0000: 3, chest_0000: 72) and its training store
-TIMED_SIDE = 64  # voxels; on a CPU, a step on larger crops is estimated from this one
+TIMED_SIDE = 32  # voxels; on a CPU, a step on larger crops is estimated from this one
 
 
 def training_steps(run: TrainConfig) -> int:
@@ -37,7 +37,7 @@ def gpu_is_visible() -> bool:
 def seconds_of_a_step(run: TrainConfig, threads: int) -> float:
     """Time one training step of a run here, on random voxels: on its GPU, or on `threads` cores.
 
-    On a CPU a step on crops over 64^3 is not waited for: it takes as much longer as it has more voxels.
+    On a CPU a step on crops over 32^3 is not waited for: it is taken to last as much longer as it has more voxels.
     """
     fabric = make_fabric(run.model_copy(update={"devices": 1}))
     cuda = fabric.device.type == "cuda"
