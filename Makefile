@@ -1,5 +1,6 @@
 # make study   the study on phantoms, from data to report.html (results/quick/); PRESET=paper: at the paper's size
 # make test    lint and the tests, slow ones left out (make test-slow runs those; make test-long a study killed five times; make test-browser those in Chromium)
+# make reference  copies a finished study (PRESET=quick) to results/reference/, which is committed
 # make lab     JupyterLab on the notebooks
 # make clean   removes .venv and everything that can be made again; committed results stay
 # Each target sets up .venv by itself; a second call installs nothing.
@@ -11,11 +12,14 @@ CORES ?= $(shell nproc 2>/dev/null || echo 2)
 # Two files of tests at a time, each on a core of its own: most of them keep no more than one busy.
 SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: study test test-slow test-long test-browser lint lab clean
+.PHONY: study reference test test-slow test-long test-browser lint lab clean
 .DELETE_ON_ERROR:
 
 study: .venv/ready
 	$(BIN)/airwaylib reproduce $(PRESET) --cores $(CORES)
+
+reference: .venv/ready
+	$(BIN)/python -m airwaystudy.plan.reference $(PRESET)
 
 test: .venv/ready lint
 	$(SIDE_BY_SIDE) -m "not slow"

@@ -272,6 +272,9 @@ def reproduce(
     profile: Annotated[
         Path | None, typer.Option(help="Snakemake profile for a cluster: profiles/slurm or profiles/kubernetes.")
     ] = None,
+    cpu_anyway: Annotated[
+        bool, typer.Option("--cpu-anyway", help="Train on the CPU what is meant for a GPU, however long it takes.")
+    ] = False,
 ) -> None:
     """Rerun a study: data, runs, gradients, ablations, figures, claims, report. What stands is not made again."""
     from airwaystudy import home
@@ -281,7 +284,7 @@ def reproduce(
 
     options = ["--profile", str(profile)] if profile else []
     # This machine's cores are no limit to a cluster's jobs.
-    missing = reproduce_preset(preset, runs, cores or (None if profile else os.cpu_count() or 1), options)
+    missing = reproduce_preset(preset, runs, cores or (None if profile else os.cpu_count() or 1), options, cpu_anyway)
     if missing:
         raise InputError(f"runs that are not done: {', '.join(missing)}; the report is made of the others")
 

@@ -7,9 +7,12 @@ import hashlib
 import json
 import os
 import platform
+import socket
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +21,11 @@ from pydantic import BaseModel, ValidationError
 
 from airwaylib.errors import InputError
 from airwaylib.files import atomic_path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -180,6 +188,47 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not readable as JSON ({error}); delete it, or what it belongs to") from error
+
+
+@contextmanager
+def only_process(folder: Path) -> Iterator[None]:
+    """Keep other processes out of `folder` within this context.
+
+    The lock is the operating system's (flock) on the file `folder`/.lock: it ends with the process, however that ends.
+    The file may stay and does no harm; a folder in which nothing else was made is removed. Where the file system has
+    no locks, nothing is kept out.
+
+    Raises
+    ------
+    InputError
+        Another process is within; the message names it, its machine and since when.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("a+")
+    except OSError:  # whoever writes here will say so
+        yield
+        return
+    with file:
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise InputError(f"{folder}: {holder} is at work here; wait for it, or end it first") from None
+        except OSError:  # no locks here
+            pass
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} (since {time.strftime('%Y-%m-%d %H:%M:%S')})\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                if [path.name for path in folder.iterdir()] == [".lock"]:  # nothing was made here
+                    (folder / ".lock").unlink()
+                    folder.rmdir()
 
 
 def checksum(*paths: Path) -> str:

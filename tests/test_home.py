@@ -1,5 +1,6 @@
 """Paths, strict parameters, provenance, and the small files of a study."""
 
+import errno
 import json
 import math
 import os
@@ -290,6 +291,53 @@ def test_a_place_that_cannot_be_written_is_an_input_error(tmp_path):
     for write, value in ((home.write_json, {}), (home.write_csv, pd.DataFrame())):
         with pytest.raises(InputError, match="file/result: cannot be written"):
             write(tmp_path / "file" / "result", value)
+
+
+# ----------------------------------------------------------------------------------------------------------- lock
+
+HOLD = """
+import pathlib, sys, time
+from airwaystudy import home
+with home.only_process(pathlib.Path(sys.argv[1])):
+    print("within", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_process_is_kept_out_until_the_first_ends_even_by_a_kill(tmp_path):
+    folder = tmp_path / "run"
+    first = subprocess.Popen([sys.executable, "-c", HOLD, folder], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    with first.stdout:
+        assert first.stdout.readline() == "within\n"
+        line = (
+            rf"^{folder}: process {first.pid} on \S+ \(since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\) is at work here; wait"
+        )
+        with pytest.raises(InputError, match=line), home.only_process(folder):
+            raise AssertionError
+        first.kill()
+        first.wait()
+    with home.only_process(folder):  # what the kill left behind does no harm
+        assert f"process {os.getpid()} on" in (folder / ".lock").read_text()
+    assert not folder.exists()  # nothing was made there
+    with home.only_process(folder):
+        (folder / "metrics.csv").touch()
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "metrics.csv"]
+
+
+def test_without_locks_or_a_writable_folder_work_goes_on(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("a file")
+    with home.only_process(tmp_path / "file" / "run"):
+        pass
+
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(home.fcntl, "flock", no_locks)
+    with home.only_process(tmp_path), home.only_process(tmp_path):
+        pass
+    monkeypatch.setattr(home, "fcntl", None)
+    with home.only_process(tmp_path), home.only_process(tmp_path):
+        pass
 
 
 # ------------------------------------------------------------------------------------------------------- checksum

@@ -31,10 +31,12 @@ def outer_side(crop: int, zoom: np.ndarray | float = 1.0) -> int:
 
 
 def rotate_and_crop(cube: Tensor, crop: int, degrees: float, plane: int, zoom: np.ndarray | float = 1.0) -> Tensor:
-    """The central `crop`^3 of `cube` (C, S, S, S), turned by `degrees` about axis `plane` (0 z, 1 y, 2 x); linear.
+    """Cut the central `crop`^3 of `cube` (C, S, S, S), turned by `degrees` about axis `plane` (0 z, 1 y, 2 x); linear.
 
     zoom: magnification of what was turned along z, y, x; a negative one mirrors. Beyond the cube its border is
-    repeated. A cube laid out as by `Store.read` with the same `plane` takes a tenth of the time of `grid_sample`.
+    repeated. It gives what
+    `torch.nn.functional.grid_sample` gives, to 2e-5, in less time at the paper's size: on one core, three channels of
+    128^3 take 70 ms against 308 ms (at 32^3, 6 ms against 2), if the cube is laid out as by `Store.read`.
     """
     # Strategy: nothing mixes along the axis of the turn but a change of scale. So the voxels of a line along it share
     # their four neighbours in the plane and the neighbours' weights: a weighted sum of four whole lines of all
@@ -50,7 +52,7 @@ def rotate_and_crop(cube: Tensor, crop: int, degrees: float, plane: int, zoom: n
 def rotate_and_crop_lines(
     numbers: Tensor, source: Tensor, crop: int, degrees: float, plane: int, zoom: np.ndarray | float = 1.0
 ) -> Tensor:
-    """What `rotate_and_crop` gives for the cube whose lines `source` (N, S) along `plane` have these `numbers`.
+    """Do the same as `rotate_and_crop` for the cube whose lines `source` (N, S) along `plane` have these `numbers`.
 
     All others are 0, as most are of an airway's label: they cost nothing. See `Store.read_lines`. Returns (1, crop^3).
     """

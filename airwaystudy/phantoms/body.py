@@ -1,4 +1,4 @@
-"""What surrounds the airways in a synthetic chest CT: body, bones, organs, great vessels, lungs with their fissures.
+"""Draw what surrounds the airways in a synthetic chest CT: body, bones, organs, great vessels, lungs, fissures.
 
 HU values are usual ones, varied from case to case; forms are schematic and our own choice. Lengths are standard mm.
 """
@@ -9,6 +9,38 @@ from scipy import ndimage
 from airwaystudy.phantoms.drawing import blend, coverage, refine
 from airwaystudy.phantoms.scene import AIR, Scene, join
 from airwaystudy.phantoms.thorax import CAGE, HEIGHT, ellipsoid, narrowing
+
+# Axes of the great vessels, standard mm: u to the patient's left, v to the back, w upwards FROM THE CARINA's height.
+TOP = 300  # u, v of a vessel that leaves the neck end at this height, whatever the carina's
+ASCENDING_AORTA = [(-4, -22, -70), (-16, -20, -25), (-14, -18, 8), (2, -8, 26), (18, 14, 22)]
+DESCENDING_AORTA_U = 25  # then straight down, 46 mm before the back of the cage
+DESCENDING_AORTA_W = (4, -60)
+HEAD_ARTERIES = [  # from the arch, and where they leave at the top (u, v): brachiocephalic, left carotid, subclavian
+    ((-10, -14, 30), (-18, -18)),
+    ((2, -8, 34), (8, -14)),
+    ((12, 4, 32), (22, 0)),
+]
+PULMONARY_TRUNK = [(16, -42, -48), (16, -30, -22), (10, -20, -16)]
+PULMONARY_RIGHT = [(10, -20, -16), (-16, -14, -22), (-34, -8, -30)]
+PULMONARY_LEFT = [(14, -20, -14), (36, -2, -16)]
+VENA_CAVA = [(-26, -14, -55), (-25, -12, 20), (-22, -18, 60)]
+VENA_CAVA_TOP = (-30, -22)
+LEFT_BRACHIOCEPHALIC_VEIN = (-22, -20, 48)
+LEFT_BRACHIOCEPHALIC_VEIN_TOP = (-14, -34)
+LEFT_ATRIUM = [(-16, 8, -48), (20, 10, -46)]
+
+# Bones, standard mm: w upwards from the foot of the scene, u mirrored for the other side.
+SPINE = range(-60, 340, 10)  # heights of the chain of vertebral bodies
+VERTEBRA = 23  # height of a vertebra with its disc
+SPINOUS_PROCESS = [(34, 4), (52, -8)]  # v behind the vertebra's axis, w above its disc
+TRANSVERSE_PROCESS = [(8, 30, 9), (32, 42, 12)]  # u to a side, v and w as above
+LAMINA = [(13, 16, 9), (0, 36, 3)]
+STERNUM_U, STERNUM_W = (-9, 9), (95, 225)
+CLAVICLE = [(18, 4, 236), (140, -20, 262)]  # v of the first from the front, of the second from the origin
+SCAPULA = [(128, -14, 250), (112, 2, 180), (88, 12, 130), (92, 12, 225), (128, -14, 250)]  # v from the back
+RIBS, TRUE_RIBS = 11, 8  # a side; those with cartilage on to the sternum
+RADII = {"spine": 17.0, "disc": 3.5, "spinous": 4.5, "transverse": 5.0, "lamina": 4.0, "sternum": 6.0}
+RADII |= {"rib": 4.6, "cartilage": 5.0, "clavicle": 6.0, "scapula": 4.5, "canal": 7.0}
 
 
 def draw_body(scene: Scene, contrast: float) -> np.ndarray:
@@ -58,28 +90,32 @@ def draw_abdomen(scene: Scene) -> None:
 
 def draw_mediastinum(scene: Scene, contrast: float) -> None:
     """Heart, great vessels, oesophagus with or without gas, lymph nodes."""
-    thorax, rng = scene.thorax, scene.rng
+    thorax, rng, chain = scene.thorax, scene.rng, scene.chain
     heart, blood = thorax.heart_depth(*scene.lattice), rng.normal(42, 6)
     scene.paint(blood, heart)
     if contrast:
         scene.paint(blood + contrast * rng.uniform(0.5, 1), heart - 9)
     arterial, venous = blood + contrast * rng.uniform(0.7, 1), blood + contrast * rng.uniform(0.5, 1.4)
-    u, v, w = map(float, thorax.carina)
-    back, chain = float(thorax.depth_v) - 46, scene.chain
-    aorta = [(-4, -22, w - 70), (-16, -20, w - 25), (-14, -18, w + 8), (2, -8, w + 26), (18, 14, w + 22)]
-    aorta += [(25, back, w + 4), (25, back, w - 60), (14, back + 4, 10), (8, back + 6, -40)]
-    heads = [[(-10, -14, w + 30), (-18, -18, 300)], [(2, -8, w + 34), (8, -14, 300)], [(12, 4, w + 32), (22, 0, 300)]]
-    trunk = [(16, -42, w - 48), (16, -30, w - 22), (10, -20, w - 16)]
-    right, left = [(10, -20, w - 16), (-16, -14, w - 22), (-34, -8, w - 30)], [(14, -20, w - 14), (36, -2, w - 16)]
-    cava = [(-26, -14, w - 55), (-25, -12, w + 20), (-22, -18, w + 60), (-30, -22, 300)]
+    u, v, carina = map(float, thorax.carina)
+    back = float(thorax.depth_v) - 46
+
+    def above_carina(*points: tuple[float, float, float]) -> list[tuple[float, float, float]]:
+        return [(u, v, carina + w) for u, v, w in points]
+
+    aorta = above_carina(*ASCENDING_AORTA, *((DESCENDING_AORTA_U, back, w) for w in DESCENDING_AORTA_W))
+    aorta += [(14, back + 4, 10), (8, back + 6, -40)]  # towards the midline behind the diaphragm
+    heads = [[*above_carina(start), (*end, TOP)] for start, end in HEAD_ARTERIES]
+    cava = [*above_carina(*VENA_CAVA), (*VENA_CAVA_TOP, TOP)]
+    vein = [(*LEFT_BRACHIOCEPHALIC_VEIN_TOP, TOP), *above_carina(LEFT_BRACHIOCEPHALIC_VEIN)]
+    trunk, right, left = (above_carina(*line) for line in (PULMONARY_TRUNK, PULMONARY_RIGHT, PULMONARY_LEFT))
     scene.tubes(arterial, join(chain(aorta, rng.uniform(11, 15)), *(chain(head, rng.uniform(4, 7)) for head in heads)))
-    scene.tubes(venous, join(chain(cava, rng.uniform(7, 10)), chain([(-14, -34, 300), (-22, -20, w + 48)], 6)))
+    scene.tubes(venous, join(chain(cava, rng.uniform(7, 10)), chain(vein, 6)))
     sides = (chain(side, rng.uniform(8, 11)) for side in (right, left))
     scene.tubes(arterial, join(chain(trunk, rng.uniform(11, 14)), *sides))
-    scene.tubes(blood + 0.8 * contrast, chain([(-16, 8, w - 48), (20, 10, w - 46)], 14))  # left atrium
+    scene.tubes(blood + 0.8 * contrast, chain(above_carina(*LEFT_ATRIUM), 14))
     draw_oesophagus(scene)
     for _ in range(rng.integers(0, 9)):  # lymph nodes
-        at = np.array([(u, v - 4, w)]) + rng.normal(0, (22, 12, 28), (1, 3))
+        at = np.array([(u, v - 4, carina)]) + rng.normal(0, (22, 12, 28), (1, 3))
         scene.tubes(rng.normal(35, 10), chain(np.repeat(at, 2, 0), rng.uniform(3, 8)))
 
 
@@ -99,32 +135,36 @@ def draw_oesophagus(scene: Scene) -> None:
 
 def draw_bones(scene: Scene) -> None:
     """Ribs with their cartilage, spine, sternum, scapulae, clavicles: a bright shell around marrow."""
-    thorax, rng, chain = scene.thorax, scene.rng, scene.chain
+    thorax, rng = scene.thorax, scene.rng
     edge = float(thorax.depth_v)
-    back, front = edge - 28, -edge - 8
-    bones, cartilage, discs = [chain([(0, back, z) for z in range(-60, 340, 10)], 17.0)], [], []
-    for z in np.arange(-40 + rng.uniform(0, 23), 330, 23):
-        discs.append(chain([(0, back, z - 1), (0, back, z + 1)], 3.5))
-        bones.append(chain([(0, back + 34, z + 4), (0, back + 52, z - 8)], 4.5))
+    back, front = edge - 28, -edge - 8  # of the vertebrae's axis, of the sternum's
+
+    def chain(points: list[tuple[float, float, float]], part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return scene.chain(points, RADII[part])
+
+    bones, cartilage, discs = [chain([(0, back, w) for w in SPINE], "spine")], [], []
+    for w in np.arange(-40 + rng.uniform(0, VERTEBRA), 330, VERTEBRA):
+        discs.append(chain([(0, back, w - 1), (0, back, w + 1)], "disc"))
+        bones.append(chain([(0, back + dv, w + dw) for dv, dw in SPINOUS_PROCESS], "spinous"))
         for side in (-1, 1):
-            bones.append(chain([(side * 8, back + 30, z + 9), (side * 32, back + 42, z + 12)], 5.0))
-            bones.append(chain([(side * 13, back + 16, z + 9), (0, back + 36, z + 3)], 4.0))
-    bones.append(chain([(u, front, w) for u in (-9, 9) for w in (95, 225)], 6.0))
+            for part, line in (("transverse", TRANSVERSE_PROCESS), ("lamina", LAMINA)):
+                bones.append(chain([(side * u, back + dv, w + dw) for u, dv, dw in line], part))
+    bones.append(chain([(u, front, w) for u in STERNUM_U for w in STERNUM_W], "sternum"))
     for side in (-1, 1):
-        for number in range(11):
+        for number in range(RIBS):
             rib, end = rib_line(edge, number, side, rng)
-            bones.append(chain(rib, 4.6))
-            cartilage += [chain(end, 5.0)] if number < 8 else []
-        bones.append(chain([(side * 18, front + 4, 236), (side * 140, -20, 262)], 6.0))
-        blade = ((128, -14, 250), (112, 2, 180), (88, 12, 130), (92, 12, 225), (128, -14, 250))
-        bones.append(chain([(side * a, edge + b, c) for a, b, c in blade], 4.5))
+            bones.append(chain(rib, "rib"))
+            cartilage += [chain(end, "cartilage")] if number < TRUE_RIBS else []
+        (u, v, w), outer = CLAVICLE
+        bones.append(chain([(side * u, front + v, w), (side * outer[0], *outer[1:])], "clavicle"))
+        bones.append(chain([(side * u, edge + v, w) for u, v, w in SCAPULA], "scapula"))
     start, end, radii = join(*bones)
     shell = rng.uniform(1.0, 1.8) * scene.mm
     scene.tubes(rng.normal(95, 15), join(*cartilage))
     scene.tubes(rng.normal(480, 80), (start, end, radii))
     scene.tubes(rng.normal(170, 40), (start, end, np.maximum(radii - shell, 0.05)))
     scene.tubes(60, join(*discs))
-    scene.tubes(25, chain([(0, back + 25, z) for z in range(-60, 340, 40)], 7.0))  # spinal canal
+    scene.tubes(25, chain([(0, back + 25, w) for w in SPINE[::4]], "canal"))  # spinal canal
 
 
 def rib_line(edge: float, number: int, side: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -1,23 +1,30 @@
-"""One command reruns a study: Snakemake over papermill, first the runs, then the tables, figures and the report."""
+"""Rerun a study by one command: Snakemake over papermill, first the runs, then the tables, figures and the report."""
 
 import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 
 from airwaylib.errors import InputError
 from airwaystudy import home
 from airwaystudy.plan.presets import Preset, read_preset
+from airwaystudy.training.config import TrainConfig
 
 PAUSE = 2.0  # seconds between looks at what is done
 
 
 def reproduce(
-    name: str, runs: list[str] | None = None, cores: int | None = 2, options: list[str] | None = None
+    name: str,
+    runs: list[str] | None = None,
+    cores: int | None = 2,
+    options: list[str] | None = None,
+    cpu_anyway: bool = False,
 ) -> list[str]:
     """Make what is missing of preset `name`: its runs, or `runs` of them, and then the report of all that are done.
 
-    Says after each run how long the others are likely to take. A run that fails does not keep the others back.
+    Prints before the first run what the runs need, and after each run the time left. A run that fails does not keep
+    the others back.
 
     Parameters
     ----------
@@ -27,6 +34,8 @@ def reproduce(
         CPU cores to use, on a cluster: at most by a job (None: the profile says it).
     options : list of str, optional
         More options for Snakemake, such as `["--profile", "profiles/slurm"]`.
+    cpu_anyway : bool
+        Train runs that want a GPU on a CPU.
 
     Returns
     -------
@@ -36,7 +45,8 @@ def reproduce(
     Raises
     ------
     InputError
-        No such preset or run; or no report could be made, since no run is done or a notebook fails.
+        No such preset or run; no GPU for runs that want one; another process that makes the whole study; or no report
+        could be made, since no run is done or a notebook fails.
     """
     preset = read_preset(name)
     wanted = runs or list(preset.settings_by_run())
@@ -50,31 +60,71 @@ def reproduce(
     common += ["--rerun-triggers", "mtime", "params", *(["--cores", str(cores)] if cores else [])]
     if not options:  # on one machine, runs that need a GPU take turns on the first one: nothing parcels out several
         common += ["--resources", "gpu=1"]
-    with TimeLeft(preset, wanted):
-        snakemake(["--keep-going", *common, "--", "runs"])
-    missing = [run for run in wanted if not is_done(preset, run)]
-    if missing:
-        print(f"not done: {', '.join(missing)}; why is in results/{preset.study}/runs/RUN/log.txt", flush=True)
-    if len(missing) == len(wanted):
-        raise InputError(f"preset {name}: no run is done, so there is nothing to report")
-    print("tables, figures, claims and report ...", flush=True)
-    if snakemake([*common, "--", "report"]):
-        raise InputError(f"preset {name}: no report; the message of what failed is above")
+    # Some runs by name may be made beside others: each keeps its own folder.
+    with home.only_process(home.results(preset.study)) if runs is None else nullcontext():
+        tell_needs(preset, wanted, cores, cluster=bool(options), cpu_anyway=cpu_anyway)
+        with TimeLeft(preset, wanted):
+            snakemake(["--keep-going", *common, "--", "runs"])
+        missing = [run for run in wanted if not is_done(preset, run)]
+        if missing:
+            print(f"not done: {', '.join(missing)}; why is in results/{preset.study}/runs/RUN/log.txt", flush=True)
+        if len(missing) == len(wanted):
+            raise InputError(f"preset {name}: no run is done, so there is nothing to report")
+        print("tables, figures, claims and report ...", flush=True)
+        if snakemake([*common, "--", "report"]):
+            raise InputError(f"preset {name}: no report; the message of what failed is above")
     return missing
 
 
+def tell_needs(preset: Preset, runs: list[str], cores: int | None, cluster: bool, cpu_anyway: bool) -> None:
+    """Print how many runs are to be trained, what each needs and how long all take here.
+
+    Raises
+    ------
+    InputError
+        The runs want a GPU and none is visible here, unless they go to a cluster or `cpu_anyway`.
+    """
+    settings = preset.settings_by_run()
+    left = [TrainConfig(**settings[run]) for run in runs if not is_done(preset, run)]
+    print(f"{len(runs)} runs, {len(runs) - len(left)} done before", flush=True)
+    if not left:
+        return
+    from airwaystudy.plan import needs  # torch takes seconds to import
+
+    memory = max(map(needs.step_gigabytes, left))
+    asked = f"{len(left)} runs to train: each takes {preset.threads} CPU cores and about {memory:.1f} GB"
+    if preset.gpus:
+        asked += f" on {preset.gpus} GPU" + ("s" if preset.gpus > 1 else "")
+    if preset.phantoms is not None:
+        cases = sum(map(len, preset.cases().values()))
+        asked += f"; {cases} phantoms, {cases * needs.CASE_MB[preset.phantoms.size] / 1000:.1f} GB of disk"
+    if cluster:
+        print(f"{asked}; how long they take depends on the nodes", flush=True)
+        return
+    gpu = preset.gpus > 0 and needs.gpu_is_visible()
+    side_by_side = 1 if preset.gpus else max(1, (cores or 1) // preset.threads)
+    seconds = needs.training_seconds(left, min(preset.threads, cores or preset.threads), side_by_side)
+    here = f"training takes about {needs.in_words(seconds)} on this {'GPU' if gpu else 'CPU'}, by one timed step"
+    if preset.gpus and not gpu and not cpu_anyway:
+        raise InputError(
+            f"preset {preset.study}: no GPU is visible. {asked}. Without one, {here}. Give --profile for a cluster, "
+            "or --cpu-anyway to start all the same"
+        )
+    print(f"{asked}; {here}; data, scores and figures come on top", flush=True)
+
+
 def snakemake(arguments: list[str]) -> int:
-    """Run Snakemake in the project's root; its exit status."""
+    """Run Snakemake in the project's root; return its exit status."""
     return subprocess.run([sys.executable, "-m", "snakemake", *arguments], cwd=home.HOME).returncode
 
 
 def is_done(preset: Preset, run: str) -> bool:
-    """Whether a run has been trained and scored."""
+    """Return whether a run has been trained and scored."""
     return (home.run_folder(preset.study, run) / "scores.csv").exists()
 
 
 class TimeLeft:
-    """While the runs go on, print a line after each with the time that is left, by the pace so far."""
+    """Print a line after each run, with the time that is left by the pace so far."""
 
     def __init__(self, preset: Preset, runs: list[str]):
         self.preset, self.left = preset, [run for run in runs if not is_done(preset, run)]
@@ -82,8 +132,6 @@ class TimeLeft:
         self.thread = threading.Thread(target=self.watch, daemon=True)
 
     def __enter__(self):
-        stands = self.total - len(self.left)
-        print(f"{self.total} runs, {stands} done before", flush=True)
         self.thread.start()
         return self
 

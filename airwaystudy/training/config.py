@@ -1,4 +1,4 @@
-"""Everything that defines a training run, as one flat model: an unknown or ill-typed setting is an error."""
+"""Settings of a training run as one flat model, and recipes of several runs: unknown settings are errors."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from airwaystudy.data.cases import SPLITS, split_names
 
 
 class TrainConfig(BaseModel, extra="forbid", frozen=True):
-    """Everything that defines a run. Paths start at the project's root."""
+    """Settings of one run. Paths start at the project's root."""
 
     study: str = Field("quick", description="results go to results/<study>/")
     run: str = Field("both_general_union", description="name of the run, a folder under results/<study>/runs/")
@@ -35,7 +35,7 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
         1.0, ge=0, description="lambda of the encoder group's loss; unpublished, 1 is our choice"
     )
     start: str | None = Field(
-        None, description="checkpoint whose weights the run starts from, such as the last stage's; null: random ones"
+        None, description="checkpoint to start from, such as the last stage's; null: random weights"
     )
 
     crop: int = Field(128, ge=16, multiple_of=8, description="side of a training crop in voxels")
@@ -43,38 +43,38 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
     batch_size: int = Field(1, ge=1, description="crops a step")
     sampling: Literal["uniform", "small_airway", "centreline", "hard_skeleton"] = Field(
         "centreline",
-        description="where crops lie: anywhere; about small airways; half of these and half about centrelines; half of "
-        "these and half about what an earlier run missed (the paper's)",
+        description="uniform: anywhere; small_airway: around small airways; centreline: half of these, half around "
+        "centrelines; hard_skeleton: half of these, half around what an earlier run missed (the paper's)",
     )
     missed_by: str | None = Field(
-        None, description="run of this study whose missed centreline voxels hard_skeleton sampling draws"
+        None, description="run of this study; hard_skeleton sampling draws the centreline voxels that it missed"
     )
     large_airways: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="share of crops drawn about large airways (ours; small crops hardly show a trachea)",
+        description="share of crops around large airways (ours; small crops hardly show a trachea)",
     )
     rotation: float = Field(15.0, ge=0, le=180, description="largest rotation of a crop in degrees")
     augment: bool = Field(
-        False, description="mirror and zoom crops and change their intensities (ours; the paper turns them only)"
+        False, description="mirror and zoom crops and change their intensities (ours; the paper only rotates)"
     )
-    label_threshold: float = Field(0.7, gt=0, lt=1, description="of the rotated label: 0.7 in stage 1, 0.9 in stage 2")
+    label_threshold: float = Field(
+        0.7, gt=0, lt=1, description="threshold of the rotated label: 0.7 in stage 1, 0.9 in stage 2"
+    )
     spacing: float | None = Field(
-        None, gt=0, description="mm of the prepared cases' grid, for segmenting; null: any, native grid"
+        None, gt=0, description="voxel size to resample a CT to before segmenting, mm; null: its own grid"
     )
 
     window: int | None = Field(
-        None, ge=16, description="side of the windows in which a case is segmented, voxels; null: crop, as the paper's"
+        None, ge=16, description="side of the sliding window when a case is segmented, voxels; null: crop (the paper's)"
     )
 
     epochs: int = Field(100, ge=1, description="passes over the training cases")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with momentum 0.9")
     learning_rate: float = Field(1e-3, gt=0, description="highest learning rate")
     weight_decay: float = Field(1e-4, ge=0, description="weight decay")
-    gradient_clip: float | None = Field(
-        None, gt=0, description="largest norm of the gradient, which a longer one is cut to; null: any"
-    )
+    gradient_clip: float | None = Field(None, gt=0, description="clip gradients to this norm; null: no clipping")
     schedule: Literal["cosine", "steps"] = Field(
         "cosine", description="cosine to 0 after a warm-up, or the paper's steps"
     )
@@ -82,40 +82,40 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
     probe_every: int | None = Field(
         None,
         ge=1,
-        description="steps between looks at the gradients, each as long as two steps, in probes.csv; null: none",
+        description="steps between probes of the gradients (a probe takes as long as two steps); null: none",
     )
-    snapshots: list[int] = Field([], description="epochs after which the weights are kept; 0: before training")
+    snapshots: list[int] = Field([], description="keep the weights after these epochs; 0: before training")
     validate_every: int = Field(5, ge=1, description="epochs between validations; the last epoch is always validated")
     patience: int | None = Field(
-        None, ge=1, description="validations without a new best score that end the training; null: none do"
+        None, ge=1, description="stop after this many validations without improvement; null: never"
     )
     test_with: Literal["last", "best"] = Field(
-        "last", description="checkpoint for the test cases: the last, or the one that validated best"
+        "last", description="checkpoint that segments the test cases: the last, or the best by validation"
     )
 
-    seed: int = Field(0, ge=0, description="of weights, crops and channel dropout")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="cuda where there is one, else cpu")
+    seed: int = Field(0, ge=0, description="seed of weights, crops and channel dropout")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda if there is one, else cpu")
     precision: Literal["auto", "32-true", "bf16-mixed"] = Field(
-        "auto", description="bf16 autocast where the device is fast at it"
+        "auto", description="auto: bf16 autocast if the device computes it fast"
     )
     devices: int = Field(
-        1, ge=1, description="devices that share each step, batch_size crops on each; on a CPU, processes"
+        1, ge=1, description="devices that share each step, with batch_size crops each; on a CPU, processes"
     )
     workers: int = Field(0, ge=0, description="processes that draw crops; 0 draws them in the training process")
     memory: float | None = Field(
         None,
         ge=0,
         allow_inf_nan=False,
-        description="GB of cases held decoded where crops are cut; null: 1, or half of a GPU's free memory",
+        description="GB of decoded cases to hold in memory; null: 1, or half of a GPU's free memory",
     )
     deterministic: bool = Field(
-        False, description="the same numbers in each run on a GPU, too, at some cost in speed; a CPU's always are"
+        False, description="bit-for-bit repeatable on a GPU, at some cost in speed (on a CPU it always is)"
     )
 
     @field_validator("train_cases", "validation_cases", "test_cases")
     @classmethod
     def case_names(cls, names: list[str]) -> list[str]:
-        """Plain names: stores and masks are files of these names."""
+        """Refuse names with slashes: stores and masks are files of these names."""
         if bad := [name for name in names if not name or Path(name).name != name]:
             raise ValueError(f"{bad[0]!r} is no name of a case: give plain names without slashes")
         return names
@@ -123,7 +123,7 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
     @field_validator("study", "run")
     @classmethod
     def folder_name(cls, name: str) -> str:
-        """A plain name: results must not land elsewhere."""
+        """Refuse names with slashes: results must not land elsewhere."""
         if not name or Path(name).name != name or name.startswith("."):
             raise ValueError("give a plain folder name without slashes")
         return name
@@ -135,7 +135,7 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
 
     @model_validator(mode="after")
     def cases_apart(self) -> "TrainConfig":
-        """No case may serve twice: a score on a training case says nothing."""
+        """Refuse a case in two lists: a score on a training case says nothing."""
         cases = self.cases
         twice = sorted({case for case in cases if cases.count(case) > 1})
         if twice:
@@ -144,7 +144,7 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
 
     @model_validator(mode="after")
     def settings_that_need_each_other(self) -> "TrainConfig":
-        """Refuse settings that would do nothing without another."""
+        """Refuse settings that do nothing without another."""
         if (self.sampling == "hard_skeleton") != (self.missed_by is not None):
             raise ValueError("sampling hard_skeleton and missed_by need each other: name the run that misses")
         if self.schedule == "steps" and any(not 0 < end < self.epochs for end in self.milestones):
@@ -157,22 +157,22 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
 
     @property
     def side(self) -> int:
-        """Side of the windows in which a case is segmented, voxels."""
+        """Side of the sliding window when a case is segmented, voxels."""
         return self.crop if self.window is None else self.window
 
     @property
     def loss_parameters(self) -> dict[str, float]:
-        """Parameters of the loss that are not left to its defaults, for `losses.table.loss_by_name`."""
+        """Parameters of the loss that differ from its defaults, for `losses.table.loss_by_name`."""
         return {name: value for name in ("alpha", "root") if (value := getattr(self, name)) is not None}
 
     @property
     def weight_parameters(self) -> dict[str, float]:
-        """Those that `losses.general_union_weight` depends on, too."""
+        """The parameters of the loss that `general_union_weight` takes as well."""
         return {name: value for name, value in self.loss_parameters.items() if name == "alpha"}
 
     @property
     def checkpoint(self) -> Path:
-        """The run's checkpoint that the test cases are segmented with."""
+        """The checkpoint that segments the test cases."""
         return self.folder / {"last": "checkpoint.safetensors", "best": "best.safetensors"}[self.test_with]
 
     @property
@@ -213,12 +213,12 @@ def with_cases(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def snapshot_path(config: TrainConfig, epoch: int) -> Path:
-    """Checkpoint of a run's network after `epoch` epochs, kept if `config.snapshots` names it; 0: before training."""
+    """Return the path of the weights after `epoch` epochs, kept if `config.snapshots` names it; 0: before training."""
     return config.folder / f"snapshot_{epoch:04d}.safetensors"
 
 
 class Recipe(TrainConfig):
-    """The settings that all stages share, and by stage those that differ; without stages, one run.
+    """Settings that all stages share, and by stage those that differ; without stages, one run.
 
     Stage `dice` of run `paper` is the run `paper_dice`. A stage's `missed_by` may name an earlier stage. Its `start`,
     unless it names one, is the last checkpoint of the stage before.
@@ -232,16 +232,18 @@ class Recipe(TrainConfig):
     'results/quick/runs/paper_dice/checkpoint.safetensors'
     """
 
-    stages: dict[str, dict[str, Any]] = Field({}, description="stages in their order: settings that differ, by stage")
+    stages: dict[str, dict[str, Any]] = Field(
+        {}, description="settings that differ, by stage, in the order of training"
+    )
 
     @model_validator(mode="after")
     def every_stage_is_a_run(self) -> "Recipe":
-        """Refuse a stage with a setting that no run has, or one that would change what all stages share."""
+        """Refuse a stage with an unknown setting, or one that changes what all stages share."""
         self.runs()
         return self
 
     def runs(self) -> list[TrainConfig]:
-        """The runs of the stages, in their order."""
+        """Return the runs of the stages, in their order."""
         shared = self.model_dump(exclude={"stages"})
         if not self.stages:
             return [TrainConfig(**shared)]

@@ -16,8 +16,13 @@ from airwaystudy.training.config import TrainConfig
 
 
 def world_size() -> int:
-    """Processes that torchrun started on all machines; 1 without it."""
+    """Return the number of processes that torchrun started on all machines; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_first_process() -> bool:
+    """Return whether this is the first of torchrun's processes, or the only one."""
+    return int(os.environ.get("RANK", 0)) == 0
 
 
 def make_fabric(config: TrainConfig) -> Fabric:
@@ -33,7 +38,10 @@ def make_fabric(config: TrainConfig) -> Fabric:
     cuda = config.device != "cpu" and torch.cuda.is_available()
     processes, here = world_size(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if processes != config.devices:
-        raise InputError(f"devices {config.devices}: {processes} processes are running; start them by launch.train")
+        raise InputError(
+            f"devices {config.devices}: {processes} processes are running; "
+            f"type torchrun --nproc-per-node {config.devices} -m airwaystudy train ..."
+        )
     if cuda and here > torch.cuda.device_count():
         raise InputError(f"devices {here}: only {torch.cuda.device_count()} CUDA devices are visible; ask for fewer")
     precision = config.precision

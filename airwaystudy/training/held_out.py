@@ -45,7 +45,7 @@ def score_test_cases(
     """Segment every test case's CT with the run's checkpoint and score it (percent).
 
     Writes the masks to the run's predictions/, scores_by_diameter.csv, scores_by_generation.csv and, last, scores.csv:
-    one row a case. A mask younger than the checkpoint is kept, so that a call that was cut off goes on. Of a phantom,
+    one row a case. Masks newer than the checkpoint are reused, so an interrupted call can be repeated. Of a phantom,
     its own tree decides about branches by diameter; see `evaluation`. A case that fails is noted in the evaluation's
     `faults`. progress: wraps the iteration over the cases, such as `tqdm`.
 
@@ -63,7 +63,7 @@ def score_test_cases(
         try:
             files = find_case(home.path(config.data), case)
             ct, label, _ = read_case(files)
-            prediction = mask_of(config, case, ct, *trained)
+            prediction = load_or_segment(config, case, ct, *trained)
             scores, groups = score_case(prediction, label, convention, truth=true_tree(files.airway))
         except InputError as error:
             evaluation.faults[case] = str(error)
@@ -82,8 +82,8 @@ def score_test_cases(
     return evaluation
 
 
-def mask_of(config: TrainConfig, case: str, ct: Volume, network: nn.Module, info: CheckpointInfo) -> Volume:
-    """The run's mask of a case: the one in predictions/ if it is younger than the checkpoint, or a new one."""
+def load_or_segment(config: TrainConfig, case: str, ct: Volume, network: nn.Module, info: CheckpointInfo) -> Volume:
+    """Return the run's mask of a case: the one in predictions/ if it is newer than the checkpoint, else a new one."""
     path = config.folder / "predictions" / f"{case}.nii.gz"
     if path.exists() and path.stat().st_mtime_ns > config.checkpoint.stat().st_mtime_ns:
         kept = read_mask(path, may_be_empty=True)

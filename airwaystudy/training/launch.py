@@ -1,6 +1,7 @@
-"""Starts a recipe's training: in this process, or in one process a device by torchrun.
+"""Train a recipe: in this process, or in one process a device by torchrun.
 
-On several machines, start torchrun yourself, on each of them:
+`devices: N` starts torchrun here, since a study trains by notebooks, which torchrun cannot start. On several machines,
+type on each of them:
 `torchrun --nnodes N --nproc-per-node DEVICES --rdzv-backend c10d --rdzv-endpoint HOST:PORT -m airwaystudy train ...`.
 """
 
@@ -18,12 +19,12 @@ from airwaylib.losses.table import loss_by_name
 from airwaylib.networks.checkpoints import build_network, load_checkpoint
 from airwaystudy import home
 from airwaystudy.training.config import Recipe, TrainConfig
-from airwaystudy.training.devices import world_size
+from airwaystudy.training.devices import is_first_process, world_size
 from airwaystudy.training.run import train as train_run
 
 
 def train(recipe: Recipe) -> list[dict[str, Any]]:
-    """Train every stage of `recipe` on its `devices`, or finish them; returns the summary of each stage.
+    """Train every stage of `recipe` on its `devices`, or finish them; return the summary of each stage.
 
     Under torchrun, `devices` is the number of processes that it started.
 
@@ -47,11 +48,11 @@ def train(recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def train_stages(recipe: Recipe) -> list[dict[str, Any]]:
-    """Train each stage that is not finished yet in this process, in their order; the summary of each."""
+    """Train the unfinished stages in this process, in their order; return the summary of each."""
     runs, summaries = recipe.runs(), []
     refuse_what_would_fail_later(runs)
     for number, run in enumerate(runs, 1):
-        if len(runs) > 1 and os.environ.get("RANK", "0") == "0":
+        if len(runs) > 1 and is_first_process():
             print(f"stage {number} of {len(runs)}: {run.run}", flush=True)
         summaries.append(train_run(run))
     return summaries

@@ -1,6 +1,6 @@
-"""Which centreline voxels a trained run misses: hard-skeleton sampling draws from them (Zheng et al., IEEE TMI 2021).
+"""Find the centreline voxels that a trained run misses, for hard-skeleton sampling (Zheng et al., IEEE TMI 2021).
 
-The paper's are those of a network first trained with the Dice loss.
+In the paper that run is a network first trained with the Dice loss.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from airwaystudy.data.store import Store
 
 
 def missed_points(store: Store, prediction: np.ndarray) -> np.ndarray:
-    """Centreline voxels of a case outside `prediction` (D, H, W, boolean, on its grid): (N, 3) z, y, x.
+    """Return the centreline voxels of a case outside `prediction` (D, H, W, boolean, on its grid): (N, 3) z, y, x.
 
     Raises
     ------
@@ -33,10 +33,10 @@ def missed_points(store: Store, prediction: np.ndarray) -> np.ndarray:
 
 
 def with_missed_points(stores: list[Store], run: Path, fabric: Fabric) -> list[Store]:
-    """The stores, each with what the finished run in folder `run` misses of it (probability below its threshold).
+    """Return the stores, each with the voxels that the finished run in folder `run` misses (below its threshold).
 
-    Found once, with a bar, and kept as RUN/missed/CASE.npz with what they were found of; processes that share the run
-    take turns.
+    Computed once (with a progress bar) and cached in RUN/missed/CASE.npz with a fingerprint of weights and case.
+    Processes that share the run take turns.
 
     Raises
     ------
@@ -59,26 +59,26 @@ def with_missed_points(stores: list[Store], run: Path, fabric: Fabric) -> list[S
             )
             points = missed_points(store, probability >= info.probability)
             with atomic_path(missed_file(run, store)) as temporary:
-                np.savez_compressed(temporary, points=points, of=found_of(store, weights))
+                np.savez_compressed(temporary, points=points, of=fingerprint(store, weights))
     fabric.barrier()
     return [replace(store, missed_points=read_points(run, store, weights)) for store in stores]
 
 
 def missed_file(run: Path, store: Store) -> Path:
-    """Where a run's misses of a case are kept."""
+    """Return the file that caches what a run misses of a case."""
     return run / "missed" / f"{store.name}.npz"
 
 
-def found_of(store: Store, weights: str) -> str:
-    """What a case's misses depend on: the network's weights (a checksum), and the case's grid and centreline."""
+def fingerprint(store: Store, weights: str) -> str:
+    """Return what a case's misses depend on: a checksum of the weights, the case's grid and its centreline."""
     centreline = hashlib.sha256(np.ascontiguousarray(store.centreline_points).tobytes()).hexdigest()
     return f"{weights} {store.shape} {centreline}"
 
 
 def read_points(run: Path, store: Store, weights: str) -> np.ndarray | None:
-    """The misses kept with the run; None if there are none, or they are of other weights or another case."""
+    """Read the cached misses; None if there are none, or they belong to other weights or another case."""
     path = missed_file(run, store)
     if not path.exists():
         return None
     with np.load(path, allow_pickle=False) as kept:
-        return kept["points"] if "of" in kept and str(kept["of"]) == found_of(store, weights) else None
+        return kept["points"] if "of" in kept and str(kept["of"]) == fingerprint(store, weights) else None

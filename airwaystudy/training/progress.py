@@ -1,4 +1,4 @@
-"""How far a run has come: a row of metrics.csv an epoch, the line printed after it, and the run in a few numbers."""
+"""Keep the state of a run: a row of metrics.csv an epoch, its validation, the line printed after it, a summary."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,9 @@ from airwaystudy import home
 from airwaystudy.data.store import Store
 from airwaystudy.training.config import TrainConfig
 
-MAY_CHANGE = {"device", "workers", "memory"}  # settings that make no other numbers, or those of another device
+MAY_CHANGE = {"device", "workers", "memory"}  # may differ when a run is resumed: they do not change the results
+VALIDATED = ("td", "bd", "precision", "dsc", "tpr")  # scores of the validation cases in metrics.csv
+RANKED = ("td", "bd", "precision", "dsc")  # their mean decides which epoch is best: ATM'22 ranks by these four
 
 
 def refuse_another_run(config: TrainConfig) -> None:
@@ -84,10 +86,6 @@ class Progress:
         best = [row for row in validated(self.rows) if row["epoch"] == best_epoch(self.rows)]
         found = {"best_epoch": best[0]["epoch"], "best_score": rank(best[0])} if best else {}
         return {"training_seconds": round(self.seconds, 1), **found, **self.rows[-1]}
-
-
-VALIDATED = ("td", "bd", "precision", "dsc", "tpr")  # scores of the validation cases in metrics.csv
-RANKED = ("td", "bd", "precision", "dsc")  # whose mean tells the best epoch: ATM'22 ranks by these four
 
 
 def validate(network: nn.Module, stores: list[Store], window: int, fabric: Fabric) -> dict[str, float]:

@@ -31,7 +31,7 @@ from airwaystudy import home
 from airwaystudy.data.crops import Crops
 from airwaystudy.data.store import Store, hold
 from airwaystudy.training.config import TrainConfig, snapshot_path
-from airwaystudy.training.devices import gathered, make_fabric
+from airwaystudy.training.devices import gathered, is_first_process, make_fabric
 from airwaystudy.training.missed import with_missed_points
 from airwaystudy.training.optimisation import learning_rate_at, make_deterministic, make_optimizer
 from airwaystudy.training.progress import Progress, refuse_another_run, validate
@@ -215,21 +215,23 @@ def training_stores(config: TrainConfig, fabric: Fabric, device: str | torch.dev
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
-    """Train the run `config` describes, or finish it; returns the content of its summary.json.
+    """Train the run `config` describes, or finish it; return the content of its summary.json.
 
     Writes results/<study>/runs/<run>/: config.json, metrics.csv (a row an epoch), TensorBoard events,
     checkpoint.safetensors (the last epoch's) and best.safetensors (the epoch that validated best), resume.pt,
-    provenance.json, and summary.json last. A run with a summary is not trained again. Of several processes the first
-    alone writes.
+    provenance.json, and summary.json last. A run with a summary is not trained again. Of the processes that share a
+    run, the first alone writes; it keeps others out of the folder.
 
     Raises
     ------
     InputError
-        Unknown names, cases without a store, another run in the folder, a folder that cannot be written.
+        Unknown names, cases without a store, another run or another process in the folder, a folder that cannot be
+        written.
     """
     refuse_another_run(config)
     if not (config.folder / "summary.json").exists():  # of a finished run, no case need be opened
-        with make_deterministic(config.deterministic):
+        alone = home.only_process(config.folder) if is_first_process() else nullcontext()
+        with alone, make_deterministic(config.deterministic):
             run = Run(config)
             run.resume()
             train_to_the_end(run)

@@ -15,7 +15,7 @@ import yaml
 from airwaylib.errors import InputError
 from airwaystudy import cli
 from airwaystudy import home as study
-from airwaystudy.plan import reproduce
+from airwaystudy.plan import needs, reproduce
 from airwaystudy.plan.reproduce import TimeLeft
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,6 +124,7 @@ def tiny(tmp_path, monkeypatch):
     (tmp_path / "study.yaml").write_text(yaml.safe_dump({"tiny": TINY}, sort_keys=False))
     monkeypatch.setattr(study, "HOME", tmp_path)
     monkeypatch.setattr(reproduce, "read_preset", lambda name: reproduce_preset(name, tmp_path / "study.yaml"))
+    monkeypatch.setattr(needs, "training_seconds", lambda runs, threads, side_by_side: 3000 * len(runs))
     calls = []
     monkeypatch.setattr(reproduce, "snakemake", lambda arguments: calls.append(arguments) or 0)
     return tmp_path / "results/tiny/runs", calls
@@ -155,6 +156,55 @@ def test_some_runs_only(tiny):
     assert reproduce.reproduce("tiny", ["final_dice_1"], options=["--profile", "p"]) == []
     assert "--resources" not in calls[0]  # a cluster has its own
     assert "runs=final_dice_1" in calls[0] and calls[0][calls[0].index("--profile") + 1] == "p"
+
+
+def test_before_the_first_run_it_says_what_all_need(tiny, capsys):
+    runs, _ = tiny
+    finish(runs, "final_dice_1")
+    with pytest.raises(InputError):
+        reproduce.reproduce("tiny", ["final_dice_0"])
+    said = capsys.readouterr().out.splitlines()[:2]
+    assert said[0] == "1 runs, 0 done before"
+    assert said[1] == (
+        "1 runs to train: each takes 1 CPU cores and about 0.0 GB; 2 phantoms, 0.0 GB of disk; training takes about "
+        "50 min on this CPU, by one timed step; data, scores and figures come on top"
+    )
+    reproduce.reproduce("tiny", ["final_dice_1"])
+    assert "to train" not in capsys.readouterr().out
+
+
+def test_runs_that_want_a_gpu_are_refused_without_one_unless_asked(tiny, monkeypatch, capsys):
+    runs, calls = tiny
+    (home := runs.parents[2]).joinpath("study.yaml").write_text(yaml.safe_dump({"tiny": TINY | {"gpus": 1}}))
+    monkeypatch.setattr(needs, "gpu_is_visible", lambda: False)
+    with pytest.raises(InputError) as caught:
+        reproduce.reproduce("tiny")
+    assert str(caught.value) == (
+        "preset tiny: no GPU is visible. 4 runs to train: each takes 1 CPU cores and about 0.0 GB on 1 GPU; 2 "
+        "phantoms, 0.0 GB of disk. Without one, training takes about 3 h on this CPU, by one timed step. Give "
+        "--profile for a cluster, or --cpu-anyway to start all the same"
+    )
+    assert calls == [] and not (home / "data").exists()
+    finish(runs, "final_dice_1")
+    assert len(reproduce.reproduce("tiny", cpu_anyway=True)) == 3
+    assert len(reproduce.reproduce("tiny", options=["--profile", "p"])) == 3
+    assert "depends on the nodes" in capsys.readouterr().out
+    monkeypatch.setattr(needs, "gpu_is_visible", lambda: True)
+    assert len(reproduce.reproduce("tiny")) == 3
+    assert "on this GPU, by one timed step" in capsys.readouterr().out
+
+
+def test_a_second_call_for_the_whole_study_says_that_the_first_is_at_work(tiny):
+    runs, calls = tiny
+    finish(runs, "final_dice_1")
+    with (
+        study.only_process(runs.parent),
+        pytest.raises(InputError, match=r"results/tiny: process \d+ on .* is at work"),
+    ):
+        reproduce.reproduce("tiny")
+    assert calls == []
+    with study.only_process(runs.parent):  # some runs by name are made beside it
+        assert reproduce.reproduce("tiny", ["final_dice_1"]) == []
 
 
 def test_with_a_profile_this_machines_cores_are_no_limit(tiny):
@@ -191,6 +241,5 @@ def test_time_left_is_by_the_pace_of_the_runs_that_ended(tiny, monkeypatch, caps
         time.sleep(0.3)
         finish(runs, "final_dice_1", "both_general_union_1")
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == "4 runs, 1 done before"
-    assert said[1] == "both_general_union_0 done: 2 of 4 runs after 2.0 min, about 4 min left for the others"
-    assert {line.split()[0] for line in said[2:]} == {"final_dice_1", "both_general_union_1"}
+    assert said[0] == "both_general_union_0 done: 2 of 4 runs after 2.0 min, about 4 min left for the others"
+    assert {line.split()[0] for line in said[1:]} == {"final_dice_1", "both_general_union_1"}

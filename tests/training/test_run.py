@@ -94,6 +94,23 @@ def test_number_of_workers_changes_nothing(config, augment):
     assert none.read_bytes() == two.read_bytes()
 
 
+def test_a_second_process_says_that_the_first_is_at_work(config, tmp_path):
+    program = "import sys, json, pathlib; from airwaystudy import home; home.HOME = pathlib.Path(sys.argv[1]);"
+    program += "from airwaystudy.training import config, run; run.train(config.TrainConfig(**json.loads(sys.argv[2])))"
+    parameters = json.dumps(config(epochs=50).model_dump())
+    first = subprocess.Popen([sys.executable, "-c", program, tmp_path, parameters], stdout=subprocess.PIPE, text=True)
+    with first.stdout:
+        assert first.stdout.readline().startswith("epoch 1/50")
+        with pytest.raises(InputError, match=rf"runs/tiny: process {first.pid} on \S+ \(since .*\) is at work here"):
+            train(config(epochs=50))
+        first.kill()
+        first.wait()
+    rows = len(pd.read_csv(config().folder / "metrics.csv"))
+    assert 1 <= rows < 50
+    with home.only_process(config().folder):  # gone with the process
+        pass
+
+
 def test_killed_run_resumes_to_the_same_metrics(config, tmp_path):
     """kill -9 after the first epoch and again right after the second start: the end is as if nothing had happened."""
     settings = {"epochs": 4, "crops_per_case": 2, "validate_every": 4, "validation_cases": ["mini_0001"], "crop": 64}
