@@ -126,9 +126,10 @@ def test_tree_and_evaluate(run, tmp_path):
 
 
 def test_segment_with_the_weights_that_come_along(run, tmp_path, phantom):
-    write_volume(phantom.ct, tmp_path / "ct.nii.gz")
+    middle = (slice(32, 96), slice(None), slice(None))
+    write_volume(phantom.ct.crop(middle), tmp_path / "ct.nii.gz")
     assert "ml of airway" in run("airwaylib", "segment", "ct.nii.gz", "-o", "airway.nii.gz", "--device", "cpu")
-    found, truth = read_mask(tmp_path / "airway.nii.gz").array, phantom.airway.array
+    found, truth = read_mask(tmp_path / "airway.nii.gz").array, phantom.airway.array[middle]
     assert (found & truth).sum() > 0.7 * truth.sum() and (found & ~truth).sum() < 0.5 * found.sum()
 
 
