@@ -183,13 +183,19 @@ def test_paths_start_at_the_root(monkeypatch):
 
 
 def test_the_root_is_the_projects_whatever_the_folder_and_can_be_set(tmp_path):
-    code = "from airwaystudy import home as study; print(study.HOME, study.path('data'), study.DEFAULT_WEIGHTS)"
+    code = "from airwaystudy import home; print(home.HOME, home.path('data'), home.IN_CHECKOUT)"
     plain = {name: value for name, value in os.environ.items() if name != "AIRWAYLIB_HOME"} | {"PYTHONPATH": str(ROOT)}
     for root, more in ((ROOT, {}), (Path("/project"), {"AIRWAYLIB_HOME": "/project"})):
         command = [sys.executable, "-c", code]
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=plain | more, cwd=tmp_path)
-        weights = root / "airwaylib/inference/weights/wingsnet-phantom.safetensors"
-        assert done.stdout.split() == [str(root), str(root / "data"), str(weights)]
+        assert done.stdout.split() == [str(root), str(root / "data"), str(root == ROOT)]
+
+
+def test_a_command_of_the_study_needs_its_files(monkeypatch):
+    home.require_checkout("reproduce")
+    monkeypatch.setattr(home, "IN_CHECKOUT", False)
+    with pytest.raises(InputError, match=r"reproduce needs the project's checkout .* and .* is none: run it there, or"):
+        home.require_checkout("reproduce")
 
 
 # ----------------------------------------------------------------------------------------------------- provenance

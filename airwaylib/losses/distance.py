@@ -47,8 +47,8 @@ def relative_distance(
     Examples
     --------
     >>> tube = np.zeros((7, 7, 9), bool); tube[2:5, 2:5] = True
-    >>> relative_distance(tube)[3, 1:6, 4].round(2)  # 1 on the edges of its square: dmax is the root of 2
-    array([1.  , 0.71, 0.  , 0.71, 1.  ], dtype=float32)
+    >>> relative_distance(tube)[3, 1:6, 4].round(2)  # thinning takes a voxel off either end: dmax is the root of 3
+    array([1.  , 0.58, 0.  , 0.58, 1.  ], dtype=float32)
     """
     check_unit(unit)
     if not (len(spacing) == 3 and all(side > 0 for side in spacing)):

@@ -57,6 +57,8 @@ def loss_by_name(name: str, **parameters: float) -> Callable[..., Tensor]:
 def own_loss(name: str) -> Callable[..., Tensor]:
     """Import the loss `module:function`; InputError if there is none that takes three tensors."""
     module, _, function = name.partition(":")
+    if not module:
+        raise InputError(f"loss {name!r}: write module:function, such as my_losses:cl_dice")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)
     try:

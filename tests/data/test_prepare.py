@@ -23,7 +23,6 @@ from airwaystudy.data.prepare import (
     MARGIN,
     prepare_case,
     prepare_files,
-    relative_distance,
     small_airways,
     without_thick_tubes,
 )
@@ -75,59 +74,6 @@ def test_centreline_of_the_phantom_is_one_line_inside_the_label():
     assert cc3d.connected_components(centreline, connectivity=26).max() == 1
     assert centreline.sum() < 0.1 * label.sum()
     assert (ndimage.distance_transform_edt(~mini().centreline.array)[centreline] < 4).all()
-
-
-def rod():
-    """A bar of 7 x 7 voxels along z and its axis, in a grid large enough for three voxels around."""
-    label, axis = np.zeros((9, 15, 17), bool), np.zeros((9, 15, 17), bool)
-    label[:, 4:11, 5:12] = True
-    axis[:, 7, 8] = True
-    return label, axis
-
-
-def test_distance_in_mm_on_an_anisotropic_grid():
-    label, axis = rod()
-    distance, maximum = relative_distance(label, axis, (1.0, 2.0, 5.0))  # x, y, z
-    assert maximum == pytest.approx(45**0.5)  # the corner: 3 voxels of 2 mm and 3 of 1 mm
-    expected = {
-        (7, 8): 0,
-        (7, 9): 1 / 45**0.5,
-        (8, 8): 2 / 45**0.5,
-        (10, 8): 6 / 45**0.5,
-        (7, 11): 3 / 45**0.5,
-        (4, 5): 1,
-        (7, 12): 4 / 45**0.5,  # one and two voxels outside: kept to interpolate from
-        (7, 13): 5 / 45**0.5,
-        (11, 8): 1,  # 8 mm, beyond the maximum
-        (7, 14): 0,  # three voxels outside
-        (13, 8): 0,
-    }
-    for z in (0, 4, 8):
-        for (y, x), value in expected.items():
-            assert distance[z, y, x] == pytest.approx(value, abs=1e-6), (z, y, x)
-
-
-def test_distance_in_voxels_is_that_of_a_grid_of_1_mm():
-    label, axis = rod()
-    distance, maximum = relative_distance(label, axis, (1.0, 1.0, 1.0))
-    assert maximum == pytest.approx(18**0.5)
-    assert distance[3, 10, 8] == distance[3, 7, 11] == pytest.approx(3 / 18**0.5)
-
-
-def test_distance_runs_along_z_too():
-    label, axis = rod()
-    axis[:4] = False  # a centreline that begins at slice 4
-    distance, maximum = relative_distance(label, axis, (1.0, 2.0, 5.0))
-    assert maximum == pytest.approx((20**2 + 45) ** 0.5)  # the corner of slice 0, four slices of 5 mm below
-    assert distance[2, 7, 8] == pytest.approx(10 / maximum, abs=1e-6)
-
-
-def test_an_airway_of_one_voxels_width_has_no_distance():
-    label = np.zeros((5, 9, 9), bool)
-    label[:, 4, 4] = True
-    distance, maximum = relative_distance(label, label, (1.0, 1.0, 1.0))
-    assert maximum == 0
-    assert (distance[label] == 0).all() and distance.max() == 1
 
 
 # -------------------------------------------------------------------------------------------------------- small airways

@@ -8,9 +8,11 @@ from loss_checks import PROBABILITY, TARGET, WEIGHT, agree, close, gradient, ran
 
 from airwaylib.errors import InputError
 from airwaylib.losses.general_union import (
+    GeneralUnionLoss,
     dice_loss,
     general_union_loss,
     general_union_weight,
+    general_union_without_root_loss,
     root_tversky_loss,
     tversky_loss,
 )
@@ -42,6 +44,17 @@ class TestByHand:
         slopes = [-(0.5 / 0.9 - 0.1 * index), -0.5 * (0.5 / 0.6 - 0.1 * index), 0.1 * index, 0.1 * index]
         close(gradient(general_union_loss, p, TARGET, WEIGHT, **exact), [slope / 2.489 for slope in slopes])
 
+    def test_general_union_without_root(self):
+        # Overlap .9 + .5 * .6 = 1.2;  weighted p .9 + .3 + .3 + .1 = 1.6;  weighted g 1.5
+        # Union .1 * 1.6 + .9 * 1.5 = 1.51
+        index = 2.2 / 2.51
+        close(general_union_without_root_loss(PROBABILITY, TARGET, WEIGHT), 1 - index)
+        # d(index)/dp = w (g - .1 index) / 2.51
+        slopes = [-(1 - 0.1 * index), -0.5 * (1 - 0.1 * index), 0.1 * index, 0.1 * index]
+        close(
+            gradient(general_union_without_root_loss, PROBABILITY, TARGET, WEIGHT), [slope / 2.51 for slope in slopes]
+        )
+
     def test_general_union_defaults_are_stage_1(self):
         # One foreground voxel p = .5, one background voxel p = .5: alpha .1, root .7, smooth 1, epsilon 1e-4
         p, g = torch.full((2,), 0.5, dtype=torch.float64), torch.tensor([1, 0])
@@ -67,6 +80,13 @@ class TestLimits:
             gradient(root_tversky_loss, PROBABILITY, TARGET, root=1, epsilon=0, **parameters),
             gradient(tversky_loss, PROBABILITY, TARGET, **parameters),
         )
+
+    def test_general_union_without_root_and_weight_is_tversky(self):
+        for weight in (None, torch.ones(4)):
+            close(
+                general_union_without_root_loss(PROBABILITY, TARGET, weight, alpha=0.3, smooth=2),
+                tversky_loss(PROBABILITY, TARGET, alpha=0.3, smooth=2),
+            )
 
     def test_tversky_of_alpha_half_is_dice_of_twice_the_smooth(self):
         # (TP + s) / (.5 (sum p + sum g) + s) = (2 TP + 2 s) / (sum p + sum g + 2 s)
@@ -166,3 +186,56 @@ def test_refuses_a_weight_that_does_not_fit():
 def test_refuses_a_weight_with_alpha_above_half():
     with pytest.raises(InputError, match=r"alpha: 0.6 must be a number from 0 to 0.5"):
         general_union_weight(torch.zeros(1), torch.ones(1), 0.6)
+
+
+class TestModule:
+    """`GeneralUnionLoss` in other people's training loops."""
+
+    P, G, W = (tensor.float() for tensor in random_volume(2, 1, 4, 5, 6))
+
+    def test_takes_probabilities_or_logits_of_one_channel_or_two(self):
+        expected = general_union_loss(self.P, self.G, self.W, alpha=0.2, root=0.5)
+        parameters = {"alpha": 0.2, "root": 0.5}
+        logits = self.P.logit()
+        two = torch.cat([torch.zeros_like(logits), logits], 1)  # softmax of (0, x) is the sigmoid of x
+        close(GeneralUnionLoss(**parameters)(self.P, self.G, self.W), expected)
+        close(GeneralUnionLoss(sigmoid=True, **parameters)(logits, self.G, self.W), expected, rtol=1e-6)
+        close(GeneralUnionLoss(softmax=True, **parameters)(two, self.G, self.W), expected, rtol=1e-6)
+
+    def test_without_a_weight_is_root_tversky(self):
+        close(GeneralUnionLoss()(self.P, self.G), root_tversky_loss(self.P, self.G))
+
+    def test_of_half_precision_logits_keeps_the_slope_of_a_sure_voxel(self):
+        logits = torch.full((1, 1, 2, 2, 2), 9.0, dtype=torch.float16, requires_grad=True)  # its float16 sigmoid is 1
+        GeneralUnionLoss(sigmoid=True)(logits, torch.zeros_like(logits)).backward()
+        assert (logits.grad > 0).all()
+
+    def test_trains_a_network_of_monai_under_deep_supervision_as_nnunet_sums_it(self):
+        from monai.networks.nets import UNet
+
+        torch.manual_seed(0)
+        network = UNet(3, in_channels=1, out_channels=1, channels=(4, 8), strides=(2,))
+        label = torch.zeros(2, 1, 16, 16, 16)
+        label[..., 4:8, 4:8] = 1
+        loss, image = GeneralUnionLoss(sigmoid=True), label + 0.1 * torch.rand(label.shape)
+        optimizer, values = torch.optim.Adam(network.parameters(), 1e-2), []
+        for _ in range(8):
+            output = network(image)
+            outputs, labels = [output, output[..., ::2, ::2, ::2]], [label, label[..., ::2, ::2, ::2]]
+            value = sum(part * loss(*pair) for part, *pair in zip((1, 0.5), outputs, labels, strict=True))
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+            values.append(value.item())
+        assert values[-1] < values[0]
+        assert len(list(loss.parameters())) == 0 and loss.state_dict() == {}
+
+    def test_refuses_what_it_cannot_mean(self):
+        with pytest.raises(InputError, match="sigmoid and softmax: choose one"):
+            GeneralUnionLoss(sigmoid=True, softmax=True)
+        with pytest.raises(InputError, match=r"root: 7 must be a number from 0 to 1"):
+            GeneralUnionLoss(root=7)
+        with pytest.raises(InputError, match=r"input: shape \(2, 1, 4, 5, 6\) must have two channels"):
+            GeneralUnionLoss(softmax=True)(self.P, self.G)
+        with pytest.raises(InputError, match=r"target: shape \(2, 4, 5, 6\) must be \(2, 1, 4, 5, 6\)"):
+            GeneralUnionLoss()(self.P, self.G[:, 0])

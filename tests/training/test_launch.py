@@ -120,3 +120,16 @@ def test_under_torchrun_devices_are_its_processes(recipe, monkeypatch):
     monkeypatch.setattr(launch, "train_run", lambda run: seen.append(run.devices) or {})
     launch.train(recipe())
     assert seen == [3, 3]
+
+
+def test_a_loss_of_ones_own_lies_in_the_current_folder(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    monkeypatch.chdir(tmp_path)
+    code = "def both(probability, target, weight):\n    return (weight * (probability - target) ** 2).mean()\n"
+    (tmp_path / "my_losses.py").write_text(code)
+    (summary,) = launch.train(recipe(stages={}, loss="my_losses:both"))
+    assert home.read_json(home.run_folder("quick", summary["run"]) / "config.json")["loss"] == "my_losses:both"
+    with pytest.raises(InputError, match=r"loss 'my_losses:neither': .*my_losses\.py has no function 'neither'"):
+        launch.train(recipe(stages={}, run="other", loss="my_losses:neither"))
+    with pytest.raises(InputError, match=r"'my_losses:both' has no parameter alpha; it has none"):
+        launch.train(recipe(stages={}, run="other", loss="my_losses:both", alpha=0.1))
