@@ -170,30 +170,6 @@ class Spread(Measure):
         yield self.over_seeds(ranges[0] - ranges[1], SCORES)
 
 
-class Gradient(BaseModel, extra="forbid", frozen=True):
-    """Rows of 01_gradient_erosion's claims.csv, as they were judged there."""
-
-    kind: Literal["gradient"]
-    claim: int = Field(description="number of the claim there")
-    begins: str = Field("", description="only measures that begin so")
-
-    @property
-    def text(self) -> str:
-        """The measure in words."""
-        return f"measures of claim {self.claim} by 01_gradient_erosion" + (f": {self.begins}" if self.begins else "")
-
-    def findings(self, tables: Tables) -> Iterator[Finding]:
-        """One a row."""
-        name = "gradients/claims.csv"
-        rows = tables(name, ["claim", "measure", "null", "value", "low", "high", "seeds", "says"])
-        rows = rows[(rows["claim"] == self.claim) & rows["measure"].str.startswith(self.begins)]
-        if rows.empty:
-            raise MissingError(f"{name}: no such measure of claim {self.claim}")
-        for row in rows.itertuples():
-            says = row.says if row.seeds else "not run"
-            yield Finding(row.measure, f"> {row.null:g}", row.value, row.low, row.high, int(row.seeds), says, name)
-
-
 class Number(Measure):
     """A number of a table: a column's rows where other columns are as given, in one number, or in one a seed."""
 
@@ -266,7 +242,7 @@ class ClosedForm(Measure):
         yield self.exact(value, "")
 
 
-KINDS = {"effect": Effect, "spread": Spread, "gradient": Gradient, "number": Number, "closed_form": ClosedForm}
+KINDS = {"effect": Effect, "spread": Spread, "number": Number, "closed_form": ClosedForm}
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_tables import write_gradient_claims, write_scores
+from synthetic_tables import write_scores
 
 from airwaylib.errors import InputError
 from airwaystudy.claims.ledger import read_measure
@@ -132,15 +132,6 @@ def test_greater_means_greater_than_the_value(value, says):
     assert number.judge(value, value) == says
 
 
-def test_gradient_rows_are_taken_as_they_were_judged(tmp_path):
-    write_gradient_claims(tmp_path, {1: ["supports", "open"], 2: ["contradicts"]})
-    assert [found.says for found in findings(tmp_path, kind="gradient", claim=1)] == ["supports", "open"]
-    (found,) = findings(tmp_path, kind="gradient", claim=2, begins="measure 0")
-    assert found == ("measure 0 of 2", "> 0", 1.5, 1.0, 2.0, 3, "contradicts", "gradients/claims.csv")
-    with pytest.raises(MissingError, match="no such measure of claim 3"):
-        findings(tmp_path, kind="gradient", claim=3)
-
-
 @pytest.fixture
 def numbers(tmp_path):
     """x by seed and epoch; y is x - 1, but for one row."""
@@ -195,7 +186,7 @@ def test_closed_forms_at_a_perfect_prediction(tmp_path, given, ours):
     assert found.ours == pytest.approx(ours, abs=1e-6) and found.seeds == 0 and found.says == "supports"
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "gradient"])
+@pytest.mark.parametrize("kind", list(KINDS))
 def test_equal_needs_a_tolerance(kind):
     fields = {"metric": "td", "variant": "b", "base": "a", "less": "dsc", "table": "t", "column": "c", "loss": "dice"}
     own = {name: value for name, value in fields.items() if name in KINDS[kind].model_fields}
@@ -205,6 +196,6 @@ def test_equal_needs_a_tolerance(kind):
 
 
 def test_cases_of_all_tables(results):
-    write_gradient_claims(results, {1: ["open"]})
+    (results / "gradients").mkdir()
     pd.DataFrame({"case": ["mini_0003"]}).to_csv(results / "gradients/branches.csv")
     assert Tables(results).cases == {"mini_0003", "mini_0008", "mini_0009"}
