@@ -7,7 +7,7 @@ from synthetic_tables import write_scores
 
 from airwaylib.errors import InputError
 from airwaystudy.claims.ledger import read_measure
-from airwaystudy.claims.measures import KINDS, Effect, MissingError, Number, Tables, select
+from airwaystudy.claims.measures import KINDS, Effect, MissingError, Number, Tables
 
 T2 = 4.302652729911275  # Student's t, two degrees of freedom, 97.5 %
 
@@ -148,8 +148,8 @@ def numbers(tmp_path):
     ("given", "ours", "seeds"),
     [
         ({"where": {"seed": 2, "epoch": 5}}, 25, 0),
-        ({"where": {"seed": [1, 2], "epoch": "last"}}, 20, 0),
-        ({"where": {"epoch": "last"}, "minus": {"epoch": "first"}, "over": "seed"}, 5, 3),
+        ({"where": {"seed": [1, 2], "epoch": 5}}, 20, 0),
+        ({"where": {"epoch": 5}, "over": "seed"}, 25, 3),
         ({"against": "y", "reduce": "largest"}, 5, 0),
         ({"where": {"epoch": 5}, "reduce": "share"}, 100 * 75 / (180 + 18), 0),
     ],
@@ -158,12 +158,6 @@ def test_numbers_of_a_table(numbers, given, ours, seeds):
     (found,) = findings(numbers, kind="number", table="tables/numbers.csv", column="x", expect="greater", **given)
     assert found.ours == pytest.approx(ours) and found.seeds == seeds
     assert found.says == "supports" and np.isnan(found.low) == (not seeds)
-
-
-def test_first_and_last_are_those_of_the_rows_left():
-    rows = pd.DataFrame({"seed": [0, 0, 1], "epoch": [1, 2, 7]})
-    assert select(rows, {"epoch": "last", "seed": 0}).to_dict("records") == [{"seed": 0, "epoch": 2}]
-    assert select(rows, {"epoch": "first", "seed": 9}).empty
 
 
 def test_no_row_and_no_number_are_named(numbers):

@@ -146,7 +146,9 @@ def test_figures_show_variants_that_are_done():
 
 def test_gradients_are_of_the_runs_that_are_done_seed_by_seed():
     settings = {"snapshots": [1, 5], "epochs": 5}
-    plan = preset(settings=settings, variants={"a": {}, "b": {}, "c": {}}, gradients={"variants": ["c", "a"], "view": 32})
+    plan = preset(
+        settings=settings, variants={"a": {}, "b": {}, "c": {}}, gradients={"variants": ["c", "a"], "view": 32}
+    )
     done = {"a_0", "b_0", "c_0", "a_3"}
     assert plan.gradient_parameters(done) == {"study": plan.study, "view": 32, "runs": ["c_0", "a_0", "a_3"]}
     assert plan.gradient_parameters({"b_0"}) is None
