@@ -58,7 +58,7 @@ def rows_of_run(tables: Mapping[str, pd.DataFrame], run: str) -> Run:
     return Run(*(tables[name][tables[name]["run"] == run] for name in Run._fields))
 
 
-# ---------------------------------------------------------------------------------------------- a function for each claim
+# -------------------------------------------------------------------------------------------- a function for each claim
 
 
 def background_erodes_small_airways(runs: Runs) -> dict[str, float]:
@@ -127,7 +127,7 @@ CLAIMS = (
 )
 
 
-# -------------------------------------------------------------------------------------------------- what they are made of
+# ------------------------------------------------------------------------------------------------ what they are made of
 
 
 def at_layer(layers: pd.DataFrame, layer: str) -> float:
