@@ -69,7 +69,7 @@ class Preset(BaseModel, extra="forbid", frozen=True):
     )
     gradients: dict[str, Any] | None = Field(
         None,
-        description="what 01_gradient_erosion measures: variants (default: all), view, branch_cases, looked_at; null: none",
+        description="for 01_gradient_erosion: variants (default: all), view, branch_cases, looked_at; null: left out",
     )
     figures: dict[str, Any] = Field({}, description="variants that 04_figures shows: baseline, ours, compared, curves")
 
