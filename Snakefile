@@ -29,21 +29,7 @@ def scores(runs):
 
 
 DONE = [run for run in RUNS if all(map(os.path.exists, scores([run])))]  # for `report`: what stands when it starts
-
-
-def gradient_parameters():
-    """01's parameters, for the seeds whose runs are all done: it is to look at runs, not to train them."""
-    if PRESET.gradients is None:
-        return None
-    shared = RUNS[next(iter(RUNS))]
-    names = [f"{s}_{l}" for s in PRESET.gradients["supervisions"] for l in PRESET.gradients["losses"]]
-    seeds = [seed for seed in PRESET.seeds if all(f"{name}_{seed}" in DONE for name in names)]
-    same = ("data", "train_cases", "test_cases", "width", "crop", "crops_per_case", "epochs", "learning_rate", "probe_every", "window")
-    found = {name: shared[name] for name in same} | {"study": PRESET.study, "seeds": seeds}
-    return PRESET.gradients | found if seeds else None
-
-
-GRADIENTS = gradient_parameters()
+GRADIENTS = PRESET.gradient_parameters(DONE)  # None: 01 is left out
 
 
 def shown(*names):
@@ -115,7 +101,7 @@ rule gradients:
         scores(DONE),
         notebook="notebooks/01_gradient_erosion.ipynb",
     output:
-        f"{RESULTS}/gradients/claims.csv",
+        f"{RESULTS}/gradients/measures.csv",
     params:
         yaml=json.dumps(GRADIENTS),
     threads: workflow.cores
@@ -155,7 +141,7 @@ rule figures:
         scores(DONE),
         f"{RESULTS}/tables/ablation.csv",
         f"{RESULTS}/tables/scores_by_diameter.csv",
-        [f"{RESULTS}/gradients/claims.csv"] if GRADIENTS else [],
+        [f"{RESULTS}/gradients/measures.csv"] if GRADIENTS else [],
         notebook="notebooks/04_exhibits.ipynb",
     output:
         f"{RESULTS}/figures/tree.html",

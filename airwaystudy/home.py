@@ -176,10 +176,10 @@ def write_json(path: str | Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2) + "\n")
 
 
-def write_csv(path: str | Path, table: pd.DataFrame) -> None:
-    """Write a table's columns as CSV, numbers to four decimals, atomically."""
+def write_csv(path: str | Path, table: pd.DataFrame, decimals: int = 4) -> None:
+    """Write a table's columns as CSV, numbers to `decimals`, atomically."""
     with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.4f")
+        table.to_csv(temporary, index=False, float_format=f"%.{decimals}f")
 
 
 def read_json(path: str | Path) -> Any:

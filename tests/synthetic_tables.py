@@ -27,17 +27,6 @@ def write_scores(
     home.write_csv(Path(results) / "tables" / "scores_by_case.csv", pd.DataFrame(rows).assign(convention="paper"))
 
 
-def write_gradient_claims(results: str | Path, says: dict[int, list[str]]) -> None:
-    """RESULTS/gradients/claims.csv: for each claim, measures that say so."""
-    rows = [
-        [claim, f"measure {n} of {claim}", 0.0, 1.5, 1.0, 2.0, 3, word]
-        for claim, words in says.items()
-        for n, word in enumerate(words)
-    ]
-    columns = ["claim", "measure", "null", "value", "low", "high", "seeds", "says"]
-    home.write_csv(Path(results) / "gradients" / "claims.csv", pd.DataFrame(rows, columns=columns))
-
-
 def write_figure(results: str | Path, stem: str) -> None:
     """RESULTS/figures/STEM.png and .svg: a line."""
     figure, axes = plt.subplots(figsize=(8, 3))

@@ -53,8 +53,8 @@ def home(tmp_path_factory):
     """A project's root with two runs trained by 02_train."""
     home = tmp_path_factory.mktemp("home")
     for run, choice in {
-        "final_dice": {"supervision": "final", "loss": "dice"},
-        "both_general_union": {"supervision": "both", "loss": "general_union"},
+        "final_dice": {"supervision": "final", "loss": "dice", "snapshots": [0, 1]},
+        "both_general_union": {"supervision": "both", "loss": "general_union", "snapshots": [0, 1]},
     }.items():
         done, _ = papermill("02_train.ipynb", home, study="quick", run=run, **SMALL, **choice)
         assert done.returncode == 0, done.stderr[-3000:]
@@ -112,45 +112,38 @@ def test_00_phantoms_refuses_a_ct_without_its_mask(tmp_path):
     assert "1 cts and 0 airways: each CT needs its airway mask" in done.stderr
 
 
-GRADIENTS = {
-    "train_cases": ["mini_0000"],
-    "test_cases": ["mini_0001"],
-    "seeds": [0],
-    "width": 1,
-    "crops_per_case": 4,
-    "epochs": 1,
-    "looked_at": [0, 1],
-    "probe_every": 2,
-    "view": 32,
-}
-
-
 def test_01_gradient_erosion(home):
-    done, executed = papermill("01_gradient_erosion.ipynb", home, study="eroded", **GRADIENTS)
-    assert done.returncode == 0, done.stderr[-3000:]
+    """Two finished runs, measured and not trained."""
+    for run in ("final_dice", "both_general_union"):
+        copy = home / f"results/eroded/runs/{run}_0"
+        shutil.copytree(home / f"results/quick/runs/{run}", copy)
+        config = study.read_json(copy / "config.json") | {"study": "eroded", "run": copy.name}
+        study.write_json(copy / "config.json", config)
+    shutil.copy(NOTEBOOKS.parent / "claims.yaml", home)
     folder = home / "results/eroded/gradients"
+    done, executed = papermill("01_gradient_erosion.ipynb", home, study="eroded", view=32)
+    assert done.returncode == 0, done.stderr[-3000:]
     tables = {path.stem: pd.read_csv(path) for path in folder.glob("*.csv")}
     assert set(tables) == {
         *("layers", "bins", "branches", "probes", "ratios"),
-        *("critical_radius", "law_by_layer", "claims"),
+        *("critical_radius", "law_by_layer", "measures"),
     }
-    assert tables["layers"].groupby("run").size().eq(2 * 18).all()
-    assert tables["layers"]["run"].nunique() == 4  # two losses, two supervisions
+    assert tables["layers"].groupby("run").size().to_dict() == {"both_general_union_0": 2 * 18, "final_dice_0": 2 * 18}
     law = tables["critical_radius"]
     assert (law["law"] - law["simulation"]).abs().max() < 0.5
-    assert set(tables["claims"]["claim"]) == {1, 2, 3, 4}
-    assert tables["claims"]["verdict"].isin(["holds", "holds partly", "open", "doesn't hold"]).all()
+    measures = tables["measures"].set_index("measure")
+    assert measures.loc["erosion_first_minus_last", ["claim", "seed"]].tolist() == ["erosion_accumulates", 0]
     assert (tables["ratios"].query("loss == 'dice'")["ratio"] >= 1).all()  # 2 / DSC - 1
-    assert len(list(folder.glob("*.zarr"))) == 4
-    pictures_made = {path.stem for path in (home / "results/eroded/figures").glob("*.svg")}
-    assert len(pictures_made) == 8
-    assert pictures(executed) == 8
+    assert {path.stem for path in folder.glob("*.zarr")} == {"both_general_union_0", "final_dice_0"}
+    assert len(list((home / "results/eroded/figures").glob("*.svg"))) == pictures(executed) == 8
 
 
-def test_01_gradient_erosion_refuses_epochs_that_are_not_there(tmp_path):
-    done, _ = papermill("01_gradient_erosion.ipynb", tmp_path, epochs=3, looked_at=[0, 5])
+def test_01_gradient_erosion_refuses_a_misspelt_study_before_any_work(home):
+    done, _ = papermill("01_gradient_erosion.ipynb", home, study="quik")
     assert done.returncode != 0
-    assert "looked_at [0, 5]: give rising epochs that end with the last one, 3" in done.stderr
+    assert "results/quik: no such study; there are " in done.stderr
+    assert "; did you mean quick?" in done.stderr
+    assert not (home / "results/quik").exists()
 
 
 def test_02_train(home):

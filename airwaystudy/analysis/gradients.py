@@ -109,7 +109,7 @@ def runs_to_measure(
 
 
 def kept_epochs(config: TrainConfig, looked_at: list[int] | None = None) -> list[int]:
-    """List the epochs of a run to measure: those with a snapshot, or `looked_at` if all of these have one, else none."""
+    """List the epochs of a run to measure: all with a snapshot, or `looked_at` if each of these has one, else none."""
     kept = [epoch for epoch in sorted(set(config.snapshots)) if snapshot_path(config, epoch).exists()]
     return kept if looked_at is None else list(looked_at) if set(looked_at) <= set(kept) else []
 

@@ -1,9 +1,9 @@
-"""What may decide a claim: the kinds of measure of claims.yaml, each evaluated from a study's tables alone.
+"""Evaluate the kinds of measure of claims.yaml, each from a study's tables alone.
 
 A measure gives a value with Student's 95 % interval of its mean over the seeds, and is held against what the claim
 expects: above `value` (greater), below it (less), or no further from it than `tolerance` (equal). It supports the
-claim if the whole interval is as expected, contradicts it if none of it is, and is open otherwise. A number that no
-training stands behind (a closed form, a simulation) has no interval: the number itself decides.
+claim if the whole interval is as expected, contradicts it if none of it is, and is open otherwise. A closed form
+or a simulation depends on no training and has no interval: the number itself decides.
 """
 
 from collections.abc import Iterator
@@ -18,12 +18,11 @@ from pydantic import BaseModel, Field, model_validator
 from airwaylib.metrics.intervals import mean_interval
 
 SCORES, RUNS = "tables/scores_by_case.csv", "tables/runs.csv"
-FIRST_AND_LAST = {"first": min, "last": max}  # words that stand for a column's smallest and largest value
 REDUCE = {"mean": np.mean, "largest": lambda values: np.max(np.abs(values)), "share": None}
 
 
 class MissingError(Exception):
-    """What a measure needs is not there; the message says what."""
+    """A measure lacks a run, table, column or row; the message names it."""
 
 
 class Finding(NamedTuple):
@@ -67,7 +66,7 @@ class Tables:
 
 
 class Measure(BaseModel, extra="forbid", frozen=True):
-    """What every kind has: a value, and on which side of it the claim expects the measure."""
+    """Fields of every kind: a value, and on which side of it the claim expects the measure."""
 
     expect: Literal["greater", "less", "equal"] = Field(description="than value; equal: within tolerance")
     value: float = Field(0.0, description="what the measure is held against")
@@ -83,7 +82,7 @@ class Measure(BaseModel, extra="forbid", frozen=True):
 
     @property
     def expected(self) -> str:
-        """What the claim expects, as a sign and a number."""
+        """The expectation as a sign and a number."""
         return (
             {"greater": ">", "less": "<", "equal": "="}[self.expect]
             + f" {self.value:g}"
@@ -170,38 +169,13 @@ class Spread(Measure):
         yield self.over_seeds(ranges[0] - ranges[1], SCORES)
 
 
-class Gradient(BaseModel, extra="forbid", frozen=True):
-    """Rows of 01_gradient_erosion's claims.csv, as they were judged there."""
-
-    kind: Literal["gradient"]
-    claim: int = Field(description="number of the claim there")
-    begins: str = Field("", description="only measures that begin so")
-
-    @property
-    def text(self) -> str:
-        """The measure in words."""
-        return f"measures of claim {self.claim} by 01_gradient_erosion" + (f": {self.begins}" if self.begins else "")
-
-    def findings(self, tables: Tables) -> Iterator[Finding]:
-        """One a row."""
-        name = "gradients/claims.csv"
-        rows = tables(name, ["claim", "measure", "null", "value", "low", "high", "seeds", "says"])
-        rows = rows[(rows["claim"] == self.claim) & rows["measure"].str.startswith(self.begins)]
-        if rows.empty:
-            raise MissingError(f"{name}: no such measure of claim {self.claim}")
-        for row in rows.itertuples():
-            says = row.says if row.seeds else "not run"
-            yield Finding(row.measure, f"> {row.null:g}", row.value, row.low, row.high, int(row.seeds), says, name)
-
-
 class Number(Measure):
     """A number of a table: a column's rows where other columns are as given, in one number, or in one a seed."""
 
     kind: Literal["number"]
     table: str = Field(description="CSV file under results/<study>/")
     column: str = Field(description="the column with the numbers")
-    where: dict[str, Any] = Field({}, description="column: value, a list of values, or the words first and last")
-    minus: dict[str, Any] = Field({}, description="like where, which it changes: a selection that is taken off")
+    where: dict[str, Any] = Field({}, description="column: value, or a list of values")
     against: str = Field("", description="a column that is taken off, row by row")
     reduce: Literal["mean", "largest", "share"] = Field(
         "mean", description="of the rows; largest: in size; share: percent of the sum over the rows that where leaves"
@@ -215,11 +189,8 @@ class Number(Measure):
 
     def findings(self, tables: Tables) -> Iterator[Finding]:
         """One, over the trainings or exact."""
-        used = [self.column, *self.where, *self.minus, *filter(None, (self.against, self.over))]
-        rows = tables(self.table, used)
-        values = self.reduced(rows, self.where)
-        if self.minus:
-            values = values - self.reduced(rows, self.where | self.minus)
+        rows = tables(self.table, [self.column, *self.where, *filter(None, (self.against, self.over))])
+        values = self.reduced(rows)
         if self.over:
             yield self.over_seeds(values, self.table)
         elif np.isfinite(values.iloc[0]):
@@ -227,11 +198,11 @@ class Number(Measure):
         else:
             raise MissingError(f"{self.table}: no number")
 
-    def reduced(self, rows: pd.DataFrame, where: dict[str, Any]) -> pd.Series:
+    def reduced(self, rows: pd.DataFrame) -> pd.Series:
         """The selected rows in one number for each value of `over`, or in one."""
-        chosen = select(rows, where)
+        chosen = select(rows, self.where)
         if chosen.empty:
-            raise MissingError(f"{self.table}: no row with " + ", ".join(f"{k} {v}" for k, v in where.items()))
+            raise MissingError(f"{self.table}: no row with " + ", ".join(f"{k} {v}" for k, v in self.where.items()))
         groups = chosen[self.over] if self.over else pd.Series(0, chosen.index)
         if self.reduce == "share":
             every = rows[self.over] if self.over else pd.Series(0, rows.index)
@@ -266,7 +237,7 @@ class ClosedForm(Measure):
         yield self.exact(value, "")
 
 
-KINDS = {"effect": Effect, "spread": Spread, "gradient": Gradient, "number": Number, "closed_form": ClosedForm}
+KINDS = {"effect": Effect, "spread": Spread, "number": Number, "closed_form": ClosedForm}
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -288,9 +259,7 @@ def by_variant(tables: Tables, metric: str, variants: list[str]) -> pd.DataFrame
 
 
 def select(rows: pd.DataFrame, where: dict[str, Any]) -> pd.DataFrame:
-    """Rows whose columns have the values of `where`; first and last are taken among the rows that the others leave."""
-    for column, value in sorted(where.items(), key=lambda item: isinstance(item[1], str) and item[1] in FIRST_AND_LAST):
-        if isinstance(value, str) and value in FIRST_AND_LAST and len(rows):
-            value = FIRST_AND_LAST[value](rows[column])
+    """Select the rows whose columns have the values of `where`."""
+    for column, value in where.items():
         rows = rows[rows[column].isin(value if isinstance(value, list) else [value])]
     return rows

@@ -7,6 +7,7 @@ marker is their mean and a band or bar goes from the lowest to the highest seed:
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
@@ -148,13 +149,11 @@ def plot_shares(measures: pd.DataFrame) -> Figure:
 
 
 def draw_band(ax: Axes, rows: pd.DataFrame, layers: list[str], value: str, style: dict, label: str) -> None:
-    """Mean of the seeds of column `value` over the layers as a line, and a band from the lowest to the highest."""
-    if rows.empty:
-        return
-    found = over_seeds(rows, ["layer"], value).reindex(layers)
-    places = np.arange(len(layers))
-    ax.plot(places, found["mean"], label=label, **style)
-    ax.fill_between(places, found["low"], found["high"], color=style["color"], alpha=0.2, lw=0)
+    """Draw column `value` over the layers: a line through the seeds' means, a band from the lowest to the highest."""
+    values = rows.assign(place=rows["layer"].map(layers.index))
+    every = {"estimator": "mean", "errorbar": ("pi", 100), "err_kws": {"alpha": 0.2, "lw": 0}}  # the whole range
+    if rows[value].notna().any():
+        sns.lineplot(values, x="place", y=value, ax=ax, label=label, legend=False, **every, **style)
 
 
 def plot_erosion_by_radius(table: pd.DataFrame, unit: str = "mm") -> Figure:

@@ -11,12 +11,13 @@ from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from airwaylib.errors import InputError
 from airwaystudy import home
 from airwaystudy.data.cases import SPLITS, split_names
-from airwaystudy.parameters import FigureParameters
+from airwaystudy.parameters import FigureParameters, GradientParameters
 from airwaystudy.training.config import TrainConfig
 
 PATH = home.HOME / "study.yaml"
 LINKS = ("missed_by", "after")  # settings of a variant that name another one, of the same seed
 FIGURES = ("baseline", "ours", "compared", "curves")  # parameters of 03_results and 04_exhibits that a study may set
+GRADIENTS = ("view", "branch_cases", "looked_at")  # parameters of 01_gradient_erosion that a study may set
 FIXED = ("study", "run", "seed", "data", "start")  # what the plan itself sets
 
 
@@ -90,7 +91,9 @@ class Preset(BaseModel, extra="forbid", frozen=True):
         examples=["[{both: {supervision: both}, final: {supervision: final}}]"],
     )
     gradients: dict[str, Any] | None = Field(
-        None, description="parameters of 01_gradient_erosion; null: left out", examples=["{losses: [dice]}"]
+        None,
+        description="for 01_gradient_erosion: variants (default: all), view, branch_cases, looked_at; null: left out",
+        examples=["{view: 64}"],
     )
     figures: dict[str, Any] = Field(
         {},
@@ -126,7 +129,27 @@ class Preset(BaseModel, extra="forbid", frozen=True):
                 if name not in self.variants:
                     raise ValueError(f"figures: {name!r} is no variant of the study")
         self.settings_by_run()
+        self.refuse_gradients_of_nothing()
         return self
+
+    def refuse_gradients_of_nothing(self) -> None:
+        """Raise ValueError for a fault in `gradients`: an unknown setting or variant, or one that keeps no weights."""
+        if self.gradients is None:
+            return
+        given = {name: value for name, value in self.gradients.items() if name != "variants"}
+        if unknown := sorted(set(given) - set(GRADIENTS)):
+            raise ValueError(f"gradients: no setting {unknown[0]!r}; there are variants, {', '.join(GRADIENTS)}")
+        home.validated(GradientParameters, given, "gradients")
+        for name in self.measured_variants:
+            if name not in self.variants:
+                raise ValueError(f"gradients: {name!r} is no variant of the study")
+            if not self.changes(name).get("snapshots"):
+                raise ValueError(f"gradients: {name} keeps no weights; set its snapshots, such as [1, 5]")
+
+    @property
+    def measured_variants(self) -> list[str]:
+        """Variants that 01_gradient_erosion measures."""
+        return (self.gradients or {}).get("variants") or list(self.variants)
 
     def changes(self, variant: str) -> dict[str, Any]:
         """Return the settings of a variant that differ from the defaults."""
@@ -161,6 +184,15 @@ class Preset(BaseModel, extra="forbid", frozen=True):
         variant, _, seed = run.rpartition("_")
         named = {self.changes(variant).get(link) for link in LINKS}
         return [f"{other}_{seed}" for other in sorted(named - {None})]
+
+    def gradient_parameters(self, done: Collection[str]) -> dict[str, Any] | None:
+        """Parameters of 01_gradient_erosion for the runs that are `done`, seed by seed; None if there are none."""
+        runs = [f"{variant}_{seed}" for seed in self.seeds for variant in self.measured_variants]
+        runs = [run for run in runs if run in done]
+        if self.gradients is None or not runs:
+            return None
+        chosen = {name: value for name, value in self.gradients.items() if name != "variants"}
+        return chosen | {"study": self.study, "runs": runs}
 
     def figure_parameters(self, done: Collection[str]) -> dict[str, Any]:
         """Choose the variants that figures show among those with a run that is `done`."""

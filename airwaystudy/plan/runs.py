@@ -57,7 +57,9 @@ def require_study(name: str) -> None:
     if name in known:
         return
     if not known:
-        raise InputError(f"{home.results(name)}: no such study, nor any other; train one first: airwaylib reproduce quick")
+        raise InputError(
+            f"{home.results(name)}: no such study, nor any other; train one first: airwaylib reproduce quick"
+        )
     likely = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {likely[0]}?" if likely else ""
     raise InputError(f"{home.results(name)}: no such study; there are {', '.join(known)}{hint}")

@@ -1,31 +1,35 @@
-"""The study of gradients along training: its runs, its tables, what stands and is not made again."""
+"""Gradients along finished runs: the tables, the runs that cannot be measured, and what is not measured twice."""
 
 import numpy as np
 import pandas as pd
 import pytest
+from refusals import refused
 
-from airwaylib.errors import InputError
 from airwaylib.losses.table import LOSSES
 from airwaylib.networks.wingsnet import BLOCKS
 from airwaystudy import home as study
 from airwaystudy.analysis import gradients
 from airwaystudy.analysis.gradient_maps import GradientMaps, maps_folder
-from airwaystudy.analysis.gradients import GradientParameters, View, busiest_cube, probes, ratios_of_losses, run_study
+from airwaystudy.analysis.gradients import View, analyse, busiest_cube, ratios_of_losses, read_probes, runs_to_measure
+from airwaystudy.data.datasets import prepare_phantoms
 from airwaystudy.data.store import Store
+from airwaystudy.training.config import TrainConfig
+from airwaystudy.training.run import train
 
 TINY = {
     "study": "gradients",
     "train_cases": ["mini_0000"],
     "test_cases": ["mini_0001"],
-    "seeds": [0],
-    "supervisions": ["both"],
-    "losses": ["dice", "general_union"],
     "width": 1,
+    "crop": 32,
     "crops_per_case": 4,
     "epochs": 1,
-    "looked_at": [0, 1],
-    "probe_every": 2,
-    "view": 32,
+    "snapshots": [0, 1],
+}
+RUNS = {  # of any settings: another threshold of the label, another optimiser, no spacing, no probes
+    "both_dice_0": {"loss": "dice", "probe_every": 2, "label_threshold": 0.5, "optimizer": "sgd"},
+    "both_general_union_0": {"loss": "general_union", "spacing": 1.0},
+    "without": {"loss": "dice", "snapshots": []},
 }
 
 
@@ -35,15 +39,23 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def parameters():
-    return study.validated(GradientParameters, TINY, "test")
+def trained(home):
+    """Three finished runs, as 02_train leaves them as far as is read here, by name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study, "HOME", home)
+        prepare_phantoms(home / "data/phantoms", ["mini_0000", "mini_0001"])
+        configs = {run: TrainConfig(**TINY | {"run": run} | settings) for run, settings in RUNS.items()}
+        for config in configs.values():
+            train(config)
+            study.write_csv(config.folder / "scores.csv", pd.DataFrame({"case": config.test_cases, "td": 50.0}))
+    return configs
 
 
 @pytest.fixture(scope="module")
-def tables(home, parameters):
+def tables(home, trained):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(study, "HOME", home)
-        return run_study(parameters)
+        return analyse("gradients", view=32)
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +66,7 @@ def at_home(home, monkeypatch):
 def test_every_layer_of_every_run_and_epoch_has_its_measures(tables):
     layers = tables["layers"]
     assert list(layers["layer"]) == list(BLOCKS) * 4  # two losses, two epochs; forward order
-    assert list(layers["run"].unique()) == ["both_dice_0", "both_general_union_0"]
+    assert list(layers["run"].unique()) == ["both_dice_0", "both_general_union_0"]  # the third kept no snapshots
     assert layers[["erosion", "dilation", "share", "from_encoder"]].stack().between(0, 1).all()
     assert (layers["not_finite"] == 0).all()
     dice = layers[layers["loss"] == "dice"]
@@ -63,10 +75,10 @@ def test_every_layer_of_every_run_and_epoch_has_its_measures(tables):
     assert (layers.loc[layers["layer"].str.startswith("ec"), "from_encoder"] > 0).all()
 
 
-def test_bins_hold_all_airway_voxels_of_the_view(tables, parameters):
+def test_bins_hold_all_airway_voxels_of_the_view(tables, trained):
     bins = tables["bins"]
     voxels = bins.groupby(["run", "epoch", "layer", "by"])["voxels"].sum()
-    airway = View.of(parameters.configs()[0], "mini_0001", 32).label.sum()
+    airway = View.of(trained["both_dice_0"], "mini_0001", 32).label.sum()
     assert (voxels == airway).all()
     assert set(bins["by"]) == {"radius_mm", "radius_voxels", "generation"}
     assert bins["bin"].min() >= 0
@@ -89,63 +101,69 @@ def test_tables_and_maps_are_written(tables, home):
     assert eroded == pytest.approx(maps.measures.query("epoch == 1 and layer == 'ec1'")["erosion"].item(), abs=0.02)
 
 
-def test_probes_of_all_runs(tables, parameters):
-    found = probes(parameters)
-    assert set(found["run"]) == {"both_dice_0", "both_general_union_0"}
-    assert set(found["step"]) <= {0, 2}
+def test_probes_of_the_runs_that_have_some(trained):
+    found = read_probes(trained.values())
+    assert set(found["run"]) == {"both_dice_0"} and set(found["step"]) <= {0, 2}
+    none = read_probes([trained["without"]])
+    assert none.empty and set(none) == set(found)
 
 
-def test_a_run_without_probes_is_named(tables, parameters):
-    other = parameters.model_copy(update={"seeds": [7]})
-    with pytest.raises(InputError, match=r"both_dice_7/probes\.csv: the run has no probes; train it with probe_every"):
-        probes(other)
+@pytest.mark.parametrize(
+    ("name", "asked", "said"),
+    [
+        ("gradient", {}, "results/gradient: no such study; there are gradients; did you mean gradients?"),
+        ("gradients", {"runs": ["both_dice_0", "other_0"]}, "runs: not finished: other_0; train them first"),
+        ("gradients", {"runs": ["without"]}, "no snapshots of without; train with snapshots: epochs such as [1, 5]"),
+        (
+            "gradients",
+            {"looked_at": [1, 9]},
+            "of both_dice_0, both_general_union_0, without; train with snapshots: [1, 9]",
+        ),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(trained, name, asked, said):
+    refused(lambda: analyse(name, **asked), said)
 
 
-def test_a_run_of_another_network_is_refused(tables, parameters):
-    with pytest.raises(InputError, match="both_dice_0: holds a run with another width"):
-        run_study(parameters.model_copy(update={"width": 2}))
+def test_epochs_are_those_asked_for_or_those_kept(trained):
+    assert [(config.run, epochs) for config, epochs in runs_to_measure("gradients")] == [
+        ("both_dice_0", [0, 1]), ("both_general_union_0", [0, 1])
+    ]  # fmt: skip
+    ((config, epochs),) = runs_to_measure("gradients", ["both_general_union_0"], [1])
+    assert (config, epochs) == (trained["both_general_union_0"], [1])
 
 
-def test_ratios_of_all_losses_on_the_same_predictions(tables, parameters):
-    table = ratios_of_losses(parameters.configs()[0], parameters)
+def test_ratios_of_all_losses_on_the_same_predictions(trained):
+    table = ratios_of_losses(trained["both_dice_0"], [0, 1], view=32)
     assert list(table["loss"]) == list(LOSSES) * 2
     assert (table["ratio"] > 0).all()
     dice = table[table["loss"] == "dice"]
     assert dice["ratio"].to_numpy() == pytest.approx(2 / dice["index"].to_numpy() - 1, rel=1e-3)  # its closed form
 
 
-def test_what_stands_is_not_made_again_but_other_epochs_are(tables, parameters, monkeypatch):
+def test_what_stands_is_not_measured_again_but_other_epochs_are(tables, monkeypatch):
     asked = []
-    monkeypatch.setattr(gradients, "look", lambda config, _: asked.append(config.run) or {})
-    again = run_study(parameters)
+    monkeypatch.setattr(gradients, "measure_run", lambda config, epochs, *_: asked.append((config.run, epochs)) or {})
+    again = analyse("gradients", view=32)
     assert asked == []
     pd.testing.assert_frame_equal(again["layers"], tables["layers"], atol=1e-4)
-    study.write_json(parameters.configs()[0].folder / "gradients.json", {"view": 24})
-    run_study(parameters)
-    assert asked == ["both_dice_0"]
-
-
-def test_maps_are_made_only_where_some_are_missing(tables, monkeypatch):
-    monkeypatch.setattr(gradients, "run_study", lambda parameters: pytest.fail(f"ran {parameters.study}"))
     gradients.ensure_maps("gradients")
-    with pytest.raises(pytest.fail.Exception, match="ran another"):
-        gradients.ensure_maps("another")
+    assert asked == []
+    kept = (study.run_folder("gradients", "both_dice_0") / "gradients.json").read_bytes()
+    analyse("gradients", ["both_dice_0"], view=32, looked_at=[1])
+    assert asked == [("both_dice_0", [1])]
+    (study.run_folder("gradients", "both_dice_0") / "gradients.json").write_bytes(kept)
+    analyse("gradients", view=32)
+
+
+def test_maps_are_made_where_some_are_missing(tables, monkeypatch):
+    asked = []
+    monkeypatch.setattr(gradients, "analyse", lambda name, runs: asked.append((name, runs)))
     store = maps_folder("gradients") / "both_dice_0.zarr"
     store.rename(store.with_suffix(".away"))  # a study that was cut off
-    with pytest.raises(pytest.fail.Exception, match="ran gradients"):
-        gradients.ensure_maps("gradients")
+    gradients.ensure_maps("gradients")
     store.with_suffix(".away").rename(store)
-
-
-@pytest.mark.parametrize(("looked_at", "early"), [([0, 1, 5], 1), ([0, 5], 0), ([5], 5), ([2, 3, 5], 3)])
-def test_early_is_the_first_look_after_the_start(looked_at, early):
-    assert GradientParameters(epochs=5, looked_at=looked_at).early == early
-
-
-@pytest.mark.parametrize("epochs", [[0, 1, 3], [1, 0, 2], [0, 2, 2]])
-def test_epochs_looked_at_rise_to_the_last(epochs):
-    with pytest.raises(InputError, match="rising epochs that end with the last one, 2"):
-        study.validated(GradientParameters, TINY | {"epochs": 2, "looked_at": epochs}, "test")
+    assert asked == [("gradients", ["both_dice_0", "both_general_union_0"])]
 
 
 def test_the_busiest_cube_holds_most_centreline():

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from synthetic_tables import write_gradient_claims, write_scores
+from synthetic_tables import write_scores
 
 from airwaylib.errors import InputError
 from airwaystudy import home as study
@@ -82,13 +82,6 @@ def test_missing_variants_and_tables_are_not_run_and_never_an_error(home):
     unrun = table[~table["measure"].str.contains("perfect prediction")]
     assert set(unrun["says"]) == {"not run"} and unrun["note"].str.len().min() > 5 and unrun["ours"].isna().all()
     assert set(table["verdict"]) == {"not run", "holds partly"}  # closed forms need no run
-
-
-def test_one_claim_keeps_its_gradient_measures_apart(home):
-    write_gradient_claims(home / "results/made_up", {1: ["supports", "contradicts"]})
-    table = evaluate("made_up", write_claims(home, GIVEN | {"measures": [{"kind": "gradient", "claim": 1}, EFFECT]}))
-    assert list(table["says"]) == ["supports", "contradicts", "not run"]
-    assert set(table["verdict"]) == {"mixed"}
 
 
 @pytest.mark.parametrize(("cases", "says"), [(["mini_0008", "chest_0001"], "open"), (["patient_1", "p2"], "supports")])
@@ -192,14 +185,14 @@ def test_markdown_has_a_bold_row_a_claim_and_a_row_a_measure(home):
 # ----------------------------------------------------------------------------------------------- the committed ledgers
 
 
-COMMITTED = sorted(path.parents[2].name for path in ROOT.glob("results/*/tables/claims.csv"))
+COMMITTED = sorted(path.parents[1].name for path in ROOT.glob("results/reference/*/tables/claims.csv"))
 
 
 @pytest.mark.parametrize("name", COMMITTED or [pytest.param("", marks=pytest.mark.skip("no ledger is committed"))])
 def test_committed_ledger_follows_from_the_committed_tables_alone(name, home):
     """Without runs/: the tables are copied, and what they say must be what claims.csv says."""
     for part in ("tables", "gradients"):
-        for path in (ROOT / "results" / name / part).glob("*.csv"):
+        for path in (ROOT / "results/reference" / name / part).glob("*.csv"):
             (home / "results" / name / part).mkdir(parents=True, exist_ok=True)
             shutil.copy(path, home / "results" / name / part)
     committed = read_ledger(home / "results" / name / "tables/claims.csv")

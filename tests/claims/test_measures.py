@@ -3,11 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_tables import write_gradient_claims, write_scores
+from synthetic_tables import write_scores
 
 from airwaylib.errors import InputError
 from airwaystudy.claims.ledger import read_measure
-from airwaystudy.claims.measures import KINDS, Effect, MissingError, Number, Tables, select
+from airwaystudy.claims.measures import KINDS, Effect, MissingError, Number, Tables
 
 T2 = 4.302652729911275  # Student's t, two degrees of freedom, 97.5 %
 
@@ -132,15 +132,6 @@ def test_greater_means_greater_than_the_value(value, says):
     assert number.judge(value, value) == says
 
 
-def test_gradient_rows_are_taken_as_they_were_judged(tmp_path):
-    write_gradient_claims(tmp_path, {1: ["supports", "open"], 2: ["contradicts"]})
-    assert [found.says for found in findings(tmp_path, kind="gradient", claim=1)] == ["supports", "open"]
-    (found,) = findings(tmp_path, kind="gradient", claim=2, begins="measure 0")
-    assert found == ("measure 0 of 2", "> 0", 1.5, 1.0, 2.0, 3, "contradicts", "gradients/claims.csv")
-    with pytest.raises(MissingError, match="no such measure of claim 3"):
-        findings(tmp_path, kind="gradient", claim=3)
-
-
 @pytest.fixture
 def numbers(tmp_path):
     """x by seed and epoch; y is x - 1, but for one row."""
@@ -157,8 +148,8 @@ def numbers(tmp_path):
     ("given", "ours", "seeds"),
     [
         ({"where": {"seed": 2, "epoch": 5}}, 25, 0),
-        ({"where": {"seed": [1, 2], "epoch": "last"}}, 20, 0),
-        ({"where": {"epoch": "last"}, "minus": {"epoch": "first"}, "over": "seed"}, 5, 3),
+        ({"where": {"seed": [1, 2], "epoch": 5}}, 20, 0),
+        ({"where": {"epoch": 5}, "over": "seed"}, 25, 3),
         ({"against": "y", "reduce": "largest"}, 5, 0),
         ({"where": {"epoch": 5}, "reduce": "share"}, 100 * 75 / (180 + 18), 0),
     ],
@@ -167,12 +158,6 @@ def test_numbers_of_a_table(numbers, given, ours, seeds):
     (found,) = findings(numbers, kind="number", table="tables/numbers.csv", column="x", expect="greater", **given)
     assert found.ours == pytest.approx(ours) and found.seeds == seeds
     assert found.says == "supports" and np.isnan(found.low) == (not seeds)
-
-
-def test_first_and_last_are_those_of_the_rows_left():
-    rows = pd.DataFrame({"seed": [0, 0, 1], "epoch": [1, 2, 7]})
-    assert select(rows, {"epoch": "last", "seed": 0}).to_dict("records") == [{"seed": 0, "epoch": 2}]
-    assert select(rows, {"epoch": "first", "seed": 9}).empty
 
 
 def test_no_row_and_no_number_are_named(numbers):
@@ -195,7 +180,7 @@ def test_closed_forms_at_a_perfect_prediction(tmp_path, given, ours):
     assert found.ours == pytest.approx(ours, abs=1e-6) and found.seeds == 0 and found.says == "supports"
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "gradient"])
+@pytest.mark.parametrize("kind", list(KINDS))
 def test_equal_needs_a_tolerance(kind):
     fields = {"metric": "td", "variant": "b", "base": "a", "less": "dsc", "table": "t", "column": "c", "loss": "dice"}
     own = {name: value for name, value in fields.items() if name in KINDS[kind].model_fields}
@@ -205,6 +190,6 @@ def test_equal_needs_a_tolerance(kind):
 
 
 def test_cases_of_all_tables(results):
-    write_gradient_claims(results, {1: ["open"]})
+    (results / "gradients").mkdir()
     pd.DataFrame({"case": ["mini_0003"]}).to_csv(results / "gradients/branches.csv")
     assert Tables(results).cases == {"mini_0003", "mini_0008", "mini_0009"}

@@ -5,7 +5,6 @@ import yaml
 
 from airwaylib.errors import InputError
 from airwaystudy import home
-from airwaystudy.analysis.gradients import GradientParameters
 from airwaystudy.claims.ledger import read_claims
 from airwaystudy.plan.presets import Phantoms, Preset, planned_variants, read_preset
 from airwaystudy.training.config import TrainConfig
@@ -164,18 +163,34 @@ def test_figures_show_variants_that_are_done():
     assert (found["baseline"], found["ours"]) == ("final_dice", "both_general_union") and "compared" not in found
 
 
-def test_gradients_of_quick_are_those_of_its_runs():
-    """01_gradient_erosion must find these runs trained: the same settings, to the last."""
+def test_gradients_are_of_the_runs_that_are_done_seed_by_seed():
+    settings = {"snapshots": [1, 5], "epochs": 5}
+    plan = preset(
+        settings=settings, variants={"a": {}, "b": {}, "c": {}}, gradients={"variants": ["c", "a"], "view": 32}
+    )
+    done = {"a_0", "b_0", "c_0", "a_3"}
+    assert plan.gradient_parameters(done) == {"study": plan.study, "view": 32, "runs": ["c_0", "a_0", "a_3"]}
+    assert plan.gradient_parameters({"b_0"}) is None
+    every = preset(settings=settings, variants={"a": {}, "b": {}}, gradients={})
+    assert every.gradient_parameters(done)["runs"] == ["a_0", "b_0", "a_3"]
+    assert preset(variants={"a": {}}).gradient_parameters(done) is None
     quick = read_preset("quick")
-    runs = quick.settings_by_run()
-    shared = {
-        name: runs["both_dice_0"][name] for name in GradientParameters.model_fields if name in runs["both_dice_0"]
-    }
-    parameters = GradientParameters(**shared | {"study": "quick", "seeds": quick.seeds} | quick.gradients)
-    assert len(parameters.configs()) == 12
-    assert parameters == GradientParameters()  # the notebook alone looks at the same runs
-    for config in parameters.configs():
-        assert config.model_dump() == runs[config.run]
+    assert len(quick.gradient_parameters(quick.settings_by_run())["runs"]) == 12
+
+
+@pytest.mark.parametrize(
+    ("gradients", "fault"),
+    [
+        ({"losses": ["dice"]}, "gradients: no setting 'losses'; there are variants, view, branch_cases, looked_at"),
+        ({"variants": ["d"]}, "gradients: 'd' is no variant of the study"),
+        ({"view": 30}, "gradients: view = 30"),
+        ({"looked_at": [5, 1]}, r"gradients: .*looked_at \[5, 1\]: give rising epochs"),
+        ({}, r"gradients: b keeps no weights; set its snapshots, such as \[1, 5\]"),
+    ],
+)
+def test_faults_of_gradients_are_named(gradients, fault):
+    with pytest.raises(ValueError, match=fault):
+        preset(variants={"a": {"snapshots": [1]}, "b": {}}, gradients=gradients)
 
 
 def test_unknown_preset_and_unreadable_file(tmp_path):

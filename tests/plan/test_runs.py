@@ -92,11 +92,16 @@ def test_nothing_done_is_an_error(runs):
 
 def test_a_misspelt_study_is_refused_with_those_there_are(runs):
     maps = runs.parents[1] / "mapped/gradients"
-    for folder in (maps, runs.parents[1] / "reference/quick/tables"):  # the committed tables are no study of this machine
+    for folder in (
+        maps,
+        runs.parents[1] / "reference/quick/tables",
+    ):  # the committed tables are no study of this machine
         folder.mkdir(parents=True)
     assert known_studies() == ["made_up", "mapped"]
     require_study("made_up")
-    with pytest.raises(InputError, match=r"results/madeup: no such study; there are made_up, mapped; did you mean made_up\?"):
+    with pytest.raises(
+        InputError, match=r"results/madeup: no such study; there are made_up, mapped; did you mean made_up\?"
+    ):
         require_study("madeup")
     with pytest.raises(InputError, match=r"no such study; there are made_up, mapped$"):
         require_study("quick")
