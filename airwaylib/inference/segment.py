@@ -163,11 +163,16 @@ def checked_threshold(threshold: float | None, info: CheckpointInfo) -> float:
 
 def checked_lung(ct: Volume) -> np.ndarray:
     """Lung mask of a CT that is large enough to be segmented; `InputError` if it is not, or holds no lung."""
+    check_size(ct)
+    return lung_mask(ct)
+
+
+def check_size(ct: Volume) -> None:
+    """Raise `InputError` unless a CT has 16 voxels along each axis."""
     if min(ct.array.shape) < LEAST_SIZE:
         raise InputError(
             f"a CT of {ct.array.shape} voxels (z, y, x) is too small: {LEAST_SIZE} along each axis are needed"
         )
-    return lung_mask(ct)
 
 
 def choose_device(name: str) -> torch.device:
@@ -203,6 +208,7 @@ def lung_maps(
 
     Returns each of the function's maps as float32 on the CT's own grid, 0 outside the box; else as `probability_map`.
     """
+    check_size(ct)
     place = choose_device(device)
     box = bounding_box(lung, MARGIN)
     cut = ct.crop(box)

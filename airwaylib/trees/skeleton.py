@@ -98,9 +98,9 @@ def thin_voxels(voxels: np.ndarray) -> np.ndarray:
 
 def _neighbour_rows(voxels: np.ndarray) -> np.ndarray:
     """Rows (26, N) of each voxel's neighbours among the N in raster order; N for a neighbour that is not there."""
-    # Strategy: find each later neighbour (bits 13 to 25) by bisection; seen from there, the voxel is an earlier one, at
-    # the opposite bit. The three neighbours along the last axis (-1, 0, 1) have consecutive indices, so one search finds
-    # the first of them, and each next one stands one row on if the former was found.
+    # Strategy: find each later neighbour (bits 13 to 25) by bisection; for it, the voxel is an earlier one, at the
+    # opposite bit. The three neighbours along the last axis (-1, 0, 1) have consecutive indices: one search finds the
+    # first, and each next one stands one row on if the former was found.
     count = len(voxels)
     table = np.full((len(NEIGHBOURS), count), count, np.int32)
     if not count:
@@ -158,9 +158,9 @@ def _in_turn(rows: np.ndarray, around: np.ndarray, table: np.ndarray) -> tuple[n
 
     Also returns whether one of them was the last of its component.
     """
-    # Strategy: a candidate's outcome depends on its earlier neighbours alone. Suppose that all candidates go, and decide
-    # each anew. Where an outcome changes, decide the later neighbours again, until none changes: all outcomes then agree
-    # with each other, as those of the sequence do.
+    # Strategy: a candidate's outcome depends on its earlier neighbours alone. Suppose that all go; decide each anew.
+    # Where an outcome changes, decide the later neighbours again, until none changes: then all outcomes agree with each
+    # other, as those of the sequence do.
     gone = np.zeros(table.shape[1] + 1, bool)
     gone[rows] = True
     undecided, last = np.arange(len(rows)), np.zeros(len(rows), bool)  # undecided: indices into `rows`
