@@ -62,7 +62,7 @@ def segment(
         Too small a CT, no lung in it, a threshold or overlap out of range, a device that is not there.
     """
     threshold = checked_threshold(threshold, info)
-    lung = checked_lung(ct)
+    lung = checked_lung(ct, device)
     return airway_mask(probability_map(ct, network, info, device, overlap, progress, lung), lung, threshold)
 
 
@@ -102,7 +102,7 @@ def probability_map(
     InputError
         Too small a CT, no lung in it, an overlap out of range, a device that is not there.
     """
-    lung = checked_lung(ct) if lung is None else lung
+    lung = checked_lung(ct, device) if lung is None else lung
     return lung_maps(ct, lung, network, decoder_probability(network), info, device, overlap, progress)[0]
 
 
@@ -161,9 +161,10 @@ def checked_threshold(threshold: float | None, info: CheckpointInfo) -> float:
     return threshold
 
 
-def checked_lung(ct: Volume) -> np.ndarray:
-    """Lung mask of a CT that is large enough to be segmented; `InputError` if it is not, or holds no lung."""
+def checked_lung(ct: Volume, device: str = "auto") -> np.ndarray:
+    """Lung mask of a CT; `InputError` if it is too small or holds no lung, or the device is not there."""
     check_size(ct)
+    choose_device(device)
     return lung_mask(ct)
 
 

@@ -63,7 +63,7 @@ def segment_with_uncertainty(
     """
     check_dropout(network, samples)
     threshold = checked_threshold(threshold, info)
-    lung = checked_lung(ct)
+    lung = checked_lung(ct, device)
 
     def both(window: Tensor) -> Tensor:  # in one pass of the trunk
         return probability_and_deviation(network, window, samples, seed)

@@ -66,7 +66,7 @@ def one_line(path, reason, function=read_volume, **arguments):
 
 
 def test_import_is_light():
-    program = "import sys, airwaylib.volume; print(sorted({'SimpleITK', 'torch', 'scipy', 'monai'} & set(sys.modules)))"
+    program = "import sys, airwaylib.images.volume; print(sorted({'SimpleITK', 'torch', 'scipy', 'monai'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[]\n"
 
 
@@ -250,7 +250,7 @@ FULL_DISK = """
     from pathlib import Path
     import numpy as np
     from airwaylib.errors import InputError
-    from airwaylib.volume import Volume, write_volume
+    from airwaylib.images.volume import Volume, write_volume
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit then fails as on a full disk
     folder, shape = Path(sys.argv[1]), eval(sys.argv[2])
@@ -521,7 +521,8 @@ def test_dicom_folders_of_folders_are_searched(tmp_path):
     series = cd / "DICOM/PA000000/ST000000"
     write_series(series / "SE000000")
     scout = write_slices(series / "SE000001", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
-    write_slices(series / "SE000002", Modality="SR", Rows=None, Columns=None, PixelData=None)
+    report = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.11", "Modality": "SR"}
+    write_slices(series / "SE000002", **report, Rows=None, Columns=None, PixelData=None)
     (cd / "viewer.exe").write_bytes(np.random.default_rng(0).bytes(3000))
     assert read_ct(cd).array[:, 0, 0].tolist() == [-900, 100, 1100, 2100]
     uid = pydicom.dcmread(next(scout.iterdir())).SeriesInstanceUID
