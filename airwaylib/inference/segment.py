@@ -141,10 +141,9 @@ def airway_component(mask: np.ndarray, lung: np.ndarray, spacing: tuple[float, f
     lie inside, but do not reach from the trachea into both of them.
     """
     parts = cc3d.connected_components(mask, connectivity=6)
-    boxes = cc3d.statistics(np.where(lung, parts, 0))["bounding_boxes"][1:]
-    reach = [
-        np.linalg.norm([(b.stop - b.start) * mm for b, mm in zip(box, spacing[::-1], strict=True)]) for box in boxes
-    ]
+    boxes = cc3d.statistics(np.where(lung, parts, 0))["bounding_boxes"][1:]  # None for a part without lung
+    sides = [[b.stop - b.start for b in box] if box else [0, 0, 0] for box in boxes]
+    reach = [np.linalg.norm(np.multiply(side, spacing[::-1])) for side in sides]
     held = np.bincount(parts[mask & lung], minlength=len(reach) + 1)[1 : len(reach) + 1]
     return parts == 1 + np.argmax(np.where(held > 0, reach, 0)) if held.any() else largest_component(mask)
 

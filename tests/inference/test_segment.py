@@ -200,6 +200,7 @@ def test_only_the_largest_6_connected_component_stays():
 
 def test_the_component_that_reaches_farthest_through_the_lungs_stays():
     mask, lung = np.zeros((2, 12, 9, 9), bool)
+    mask[0, 8, 8] = True  # the first component, none of it in the lungs
     mask[1, 1, 1:8] = True  # the longest row, but hardly in the lungs
     mask[5:7, 5:7, 1:4] = True  # most voxels in the lungs
     mask[8, 8, 1:6] = mask[10, 8, 1:3] = True  # farthest through the lungs: five; and a rest
