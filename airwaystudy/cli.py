@@ -124,16 +124,19 @@ def train(
 
 @app.command()
 def segment(
-    ct: Annotated[Path, typer.Argument(help="Chest CT in HU: .nii, .nii.gz, .nrrd, .mha, .mhd or a DICOM folder.")],
+    ct: Annotated[
+        list[Path],
+        typer.Argument(metavar="CT", help="Chest CT in HU: .nii, .nii.gz, .nrrd, .mha, .mhd or a DICOM folder (a CD)."),
+    ],
     out: Annotated[Path, typer.Option("--output", "-o", help="Airway mask, on the CT's own grid.")],
     weights: Annotated[
         Path | None, typer.Option(help="Checkpoint .safetensors; without it, ours, trained on phantoms.")
     ] = None,
     probability: Annotated[
-        float | None, typer.Option(help="Voxels at or above it are airway; without it, what the weights ask for.")
+        float | None, typer.Option(help="Threshold: voxels of at least this probability are airway; else the weights'.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    series: Annotated[str | None, typer.Option(help="Series UID, where a DICOM folder holds several.")] = None,
+    series: Annotated[str | None, typer.Option(help="UID of the series, where a folder holds several CTs.")] = None,
     dicom_seg: Annotated[
         Path | None, typer.Option(help="The mask as a DICOM Segmentation, .dcm; the CT must be a DICOM folder.")
     ] = None,
@@ -151,10 +154,12 @@ def segment(
     from airwaylib.inference import DEFAULT_WEIGHTS
     from airwaylib.inference.outputs import Outputs, segment_file, uncertainty_beside
 
+    if len(ct) > 1:
+        raise InputError(f"{len(ct)} CTs given ({', '.join(map(str, ct))}): segment takes one; call it for each")
     outputs = Outputs(out, dicom_seg, mesh, tree, uncertainty or (uncertainty_beside(out) if samples else None))
     sampling = {"samples": samples, "seed": seed}
     weights = weights or DEFAULT_WEIGHTS
-    mask = segment_file(ct, outputs, weights, series, **sampling, probability=probability, device=device)
+    mask = segment_file(ct[0], outputs, weights, series, **sampling, threshold=probability, device=device)
     typer.echo(f"{out}: {mask.array.sum() * mask.voxel_ml:.1f} ml of airway")
     for path in outputs.paths()[1:]:
         typer.echo(path)
@@ -174,14 +179,14 @@ def evaluate(
         typer.Argument(help="Reference mask, or a folder: CASE.nii.gz, or CASE/airway.nii.gz as phantoms have it."),
     ] = None,
     convention: Annotated[
-        str, typer.Option(help="Whose rules: paper, atm22, atm26, aiib23 or exact09. They move the scores by points.")
+        str, typer.Option(help="Rules: paper, atm22, atm26, aiib23 or exact09. They move the scores by points.")
     ] = "paper",
     branches: Annotated[
         Path | None,
-        typer.Option(help="Given labels of the references' branches (atm26 only), named alike; else parsed."),
+        typer.Option(help="Given labels of the references' branches (atm26 only), named like these; else parsed."),
     ] = None,
     subset: Annotated[bool, typer.Option("--subset", help="References may hold more cases than predictions.")] = False,
-    json: Annotated[Path | None, typer.Option(help="Write all scores here, by generation and diameter, too.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write all scores here, also by generation and diameter.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write a row of scores a case here.")] = None,
     latex: Annotated[Path | None, typer.Option(help="Write EXACT'09's table here (convention exact09).")] = None,
 ) -> None:
@@ -231,9 +236,10 @@ def evaluate(
 def tree(
     mask: Annotated[Path, typer.Argument(help="Airway mask: .nii, .nii.gz, .nrrd, .mha or .mhd.")],
     out: Annotated[
-        Path, typer.Option("--output", "-o", help="The tree: .csv (branches), .json, .swc or .vtp (centreline, too).")
+        Path,
+        typer.Option("--output", "-o", help="The tree: .csv (branches), or .json, .swc, .vtp (and centreline)."),
     ],
-    picture: Annotated[Path | None, typer.Option(help="Draw it: .png, .svg, or .html to turn it by the mouse.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw it: .png, .svg, or .html to turn with the mouse.")] = None,
     merge: Annotated[bool, typer.Option(help="Merge segments as the reference parser does.")] = True,
 ) -> None:
     """Parse an airway mask into branches: parents, generations, lengths, radii (mm)."""

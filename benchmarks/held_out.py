@@ -14,13 +14,14 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
+from airwaylib.images.masks import largest_component
 from airwaylib.images.volume import read_ct, read_mask, write_volume
 from airwaylib.inference import DEFAULT_WEIGHTS
 from airwaylib.inference.segment import segment
 from airwaylib.metrics.cases import score_case, true_tree
 from airwaylib.metrics.intervals import bootstrap_interval, summarise
 from airwaylib.metrics.reference import true_reference
-from airwaylib.metrics.scores import largest_component, overlap_by_diameter
+from airwaylib.metrics.scores import overlap_by_diameter
 from airwaylib.networks.checkpoints import load_checkpoint
 from airwaystudy import home
 from airwaystudy.cli import read_settings

@@ -23,6 +23,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.morphology import skeletonize
 
+from airwaylib.images.masks import fill_holes, largest_component
 from airwaylib.images.volume import read_mask
 from airwaylib.metrics.reference import _parses
 from airwaylib.metrics.scores import evaluate
@@ -32,9 +33,8 @@ from airwaylib.trees.skeleton import coordinates, thin_voxels
 
 
 def sparse_segments(mask: np.ndarray) -> np.ndarray:
-    cut = segments.cut_out(mask, margin=1)
-    segments.keep_largest_component(cut)
-    voxels = coordinates(cut.box)
+    box = segments.cut_out(mask, margin=1).box
+    voxels = coordinates(segments.parser_order(fill_holes(largest_component(box))))
     points = thin_voxels(voxels)
     label = segments.label_segments(points)
     return label[segments.nearest_row(voxels, points, label)]
@@ -66,7 +66,7 @@ def least(function, *arguments, rounds: int) -> float:
 def command(mask: Path, prediction: Path) -> tuple[float, float]:
     """Seconds and peak memory in GB of `airwaylib evaluate` as a process of its own."""
     code = (
-        "import resource, sys; from airwaylib.cli import app; sys.argv[0] = 'airwaylib'; app(standalone_mode=False); "
+        "import resource, sys; from airwaystudy.cli import app; sys.argv[0] = 'airwaylib'; app(standalone_mode=False); "
     )
     code += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)"
     arguments = [sys.executable, "-c", code, "evaluate", str(prediction), str(mask), "--convention", "atm22"]

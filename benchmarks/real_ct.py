@@ -16,10 +16,11 @@ import edt
 import numpy as np
 from scipy import ndimage
 
+from airwaylib.images.masks import largest_component
 from airwaylib.images.volume import Volume, read_ct, read_mask
 from airwaylib.inference import DEFAULT_WEIGHTS
 from airwaylib.inference.segment import segment
-from airwaylib.metrics.scores import evaluate, largest_component
+from airwaylib.metrics.scores import evaluate
 from airwaylib.networks.checkpoints import load_checkpoint
 
 NEAR = 2  # voxels

@@ -8,16 +8,15 @@ missing). Writes results/chest/tables/thresholds.csv.
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from airwaylib.images.lungs import bounding_box, lung_mask
+from airwaylib.images.lungs import lung_mask
 from airwaylib.images.volume import read_ct, read_mask
-from airwaylib.images.volume import window as window_hu
 from airwaylib.inference import DEFAULT_WEIGHTS
-from airwaylib.inference.segment import MARGIN, airway_component, predict_probability
+from airwaylib.inference.segment import airway_mask, probability_map
 from airwaylib.metrics.scores import evaluate
 from airwaylib.networks.checkpoints import load_checkpoint
 from airwaystudy import home
@@ -33,23 +32,20 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=["chest_0022", "chest_0023"])
     parser.add_argument("--windows", nargs="+", type=int, default=[128])
     args = parser.parse_args()
-    network, _ = load_checkpoint(args.checkpoint)
+    network, info = load_checkpoint(args.checkpoint)
     rows = []
     for case in args.cases:
         folder = ensure_named(case, home.path("data/phantoms/raw"))
         ct = read_ct(folder / "ct.nii.gz")
         label = read_mask(folder / "airway.nii.gz", ct).array
         lung = lung_mask(ct)
-        box = bounding_box(lung, MARGIN)
-        image = window_hu(ct.crop(box).array)
         for window in args.windows:
             start = time.perf_counter()
-            probability = predict_probability(network, image, lung[box], window, progress=False)
+            own = replace(info, window=window, spacing=None)
+            probability = probability_map(ct, network, own, "cpu", progress=False, lung=lung)
             seconds = time.perf_counter() - start
             for threshold in THRESHOLDS:
-                mask = np.zeros(label.shape, bool)
-                mask[box] = airway_component(probability >= threshold, lung[box], ct.spacing)
-                scores = evaluate(mask, label)
+                scores = evaluate(airway_mask(probability, lung, threshold).array, label)
                 row = {"case": case, "window": window, "threshold": threshold, "seconds": seconds}
                 rows.append(row | {name: scores[name] for name in SCORES})
             print(pd.DataFrame(rows[-len(THRESHOLDS) :]).round(1).to_string(index=False), flush=True)

@@ -117,6 +117,7 @@ def test_segment_refuses_bad_options(case, weights, tmp_path):
     assert "no such checkpoint" in fails("segment", ct, "-o", out, "--weights", tmp_path / "none.safetensors")
     assert "out.png" in fails("segment", ct, "-o", tmp_path / "out.png", "--weights", weights)
     assert "ct.nii.gz" in fails("segment", ct, "-o", ct / "inside.nii.gz", "--weights", weights)
+    assert "2 CTs given" in fails("segment", ct, ct, "-o", out, "--weights", weights)
 
 
 def test_segment_writes_all_that_is_asked_for(case, weights, tmp_path):

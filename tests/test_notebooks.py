@@ -28,12 +28,14 @@ SMALL = {
 }
 
 
-VTU_FORK = """<VTKFile type="UnstructuredGrid"><UnstructuredGrid><Piece NumberOfPoints="4" NumberOfCells="3">
+VTU_FORK = """<VTKFile type="UnstructuredGrid" version="0.1" byte_order="LittleEndian"><UnstructuredGrid>
+<Piece NumberOfPoints="4" NumberOfCells="3">
 <PointData><DataArray type="Float64" Name="radius" format="ascii">8 8 5 5</DataArray></PointData>
 <Points><DataArray type="Float64" NumberOfComponents="3" format="ascii">
 0 0 90  0 0 0  -30 0 -30  30 0 -30</DataArray></Points>
 <Cells><DataArray type="Int64" Name="connectivity" format="ascii">0 1 1 2 1 3</DataArray>
-<DataArray type="Int64" Name="offsets" format="ascii">2 4 6</DataArray></Cells>
+<DataArray type="Int64" Name="offsets" format="ascii">2 4 6</DataArray>
+<DataArray type="Int64" Name="types" format="ascii">3 3 3</DataArray></Cells>
 </Piece></UnstructuredGrid></VTKFile>"""
 
 

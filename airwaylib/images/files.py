@@ -1,7 +1,7 @@
 """Image files and DICOM folders as SimpleITK images; what is damaged or ambiguous is refused, never guessed.
 
-SimpleITK alone reads a truncated NIfTI file without a word, takes NaN for 0 and a zero spacing for 1 mm there, leaves
-damaged DICOM slices out and averages over missing ones.
+SimpleITK alone reads a truncated NIfTI file without a warning, takes NaN for 0 and a zero spacing for 1 mm there, drops
+damaged DICOM slices and averages over missing ones. So headers are checked here before it reads the voxels.
 """
 
 import gzip
@@ -10,6 +10,7 @@ import re
 import struct
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
@@ -17,10 +18,14 @@ import SimpleITK as sitk
 from airwaylib.errors import InputError
 from airwaylib.files import atomic_path, check_writable
 
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
 WRITTEN = (".nii", ".nii.gz", ".nrrd", ".mha")
 READ = (*WRITTEN, ".mhd")
 UNEVEN = 0.1  # of the slice distance: how far a slice may lie off the even grid (headers round positions); our choice
 CT_IMAGE = b"1.2.840.10008.5.1.4.1.1.2\0"  # SOP class UID "CT Image Storage"
+DAMAGED = "{}: a DICOM slice that is damaged or truncated; fetch the series anew"
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
@@ -104,7 +109,7 @@ def _read_file(path: Path) -> sitk.Image:
 
 
 def _check_nifti(path: Path) -> None:
-    """Refuse a NIfTI file that is cut off or fails its checksum, lacks a sound spacing, or holds NaN or infinity."""
+    """Refuse a NIfTI file that is truncated or fails its checksum, lacks a sound spacing, or holds NaN or infinity."""
     with path.open("rb") as file:
         compressed = file.read(2) == b"\x1f\x8b"
     with gzip.open(path) if compressed else path.open("rb") as file:
@@ -134,7 +139,7 @@ def _check_nifti(path: Path) -> None:
 
 
 def _check_text_header(path: Path) -> None:
-    """Refuse an NRRD or MetaImage file without a spacing, or whose compressed voxels are cut off or fail a checksum."""
+    """Refuse an NRRD or MetaImage file without a spacing, or with compressed voxels that are truncated or damaged."""
     with path.open("rb") as file:
         head = file.read(1 << 16)
         nrrd = head.startswith(b"NRRD")
@@ -154,105 +159,137 @@ def _check_text_header(path: Path) -> None:
         raise InputError(f"{path}: truncated: its compressed voxels are cut off")
 
 
-def slice_files(folder: Path, series: str | None = None) -> list[Path]:
-    """Files of a DICOM folder's series, in the order of the slices that `read_image` makes of them; refuses as it does.
+# --------------------------------------------------------------------------------------------------------------- DICOM
 
-    Without `series` the folder must hold one series alone.
+
+def slice_files(folder: Path, series: str | None = None) -> list[Path]:
+    """Files of one series below a DICOM folder, in the order of the slices that `read_image` makes of them.
+
+    Without `series` the folder must hold one CT series alone. Raises `InputError` as `read_image` does.
     """
-    names = _choose_series(folder, series)
-    headers = [_header(name) for name in names]
-    for name, header in zip(names, headers, strict=True):
-        if header.GetNumberOfComponents() != 1 or header.GetSize()[2:] != (1,):
-            raise InputError(f"{name}: several frames or colours; one grey slice a file is needed (convert to .nii.gz)")
-    return [Path(names[k]) for k in _slice_order(folder, names, headers)]
+    slices = _choose_series(folder, series)
+    for path, header in slices.items():
+        if header.get("SamplesPerPixel", 1) != 1 or (header.get("NumberOfFrames") or 1) > 1:
+            raise InputError(f"{path}: several frames or colours; one grey slice a file is needed (convert to .nii.gz)")
+    if len(slices) < 2:
+        raise InputError(f"{folder}: the series has one slice; a volume is needed")
+    return _in_order(folder, slices)
 
 
 def _read_dicom(folder: Path, series: str | None) -> sitk.Image:
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames([str(path) for path in slice_files(folder, series)])
+    paths = slice_files(folder, series)
+    reader = sitk.ImageSeriesReader()  # unlike pydicom, it reads every compression without more libraries
+    reader.SetFileNames([str(path) for path in paths])
     reader.SetOutputPixelType(sitk.sitkFloat32)  # slices may differ in slope and intercept; float32 holds them all
-    image = reader.Execute()
+    try:
+        image = reader.Execute()
+    except RuntimeError:
+        for path in paths:
+            if not sitk.ImageFileReader.GetImageIOFromFileName(str(path)):
+                raise InputError(DAMAGED.format(path)) from None
+        raise
     whole = sitk.Cast(image, sitk.sitkInt16)
     same = np.array_equal(sitk.GetArrayViewFromImage(whole), sitk.GetArrayViewFromImage(image))
     return whole if same else image
 
 
-def _choose_series(folder: Path, series: str | None) -> list[str]:
-    """Names of the files of the one series that is meant."""
-    dicom, where = sitk.ImageSeriesReader, str(folder)
-    found = {uid: dicom.GetGDCMSeriesFileNames(where, uid) for uid in dicom.GetGDCMSeriesIDs(where)}
-    listed = {Path(name).name for names in found.values() for name in names}
-    for path in sorted(folder.iterdir()):
-        if path.name not in listed and path.is_file():
-            with path.open("rb") as file:
-                head = file.read(1024)
-            if CT_IMAGE in head or (not head and path.suffix == ".dcm"):
-                raise InputError(f"{path}: a DICOM slice that is damaged or truncated; fetch the series anew")
+def _choose_series(folder: Path, series: str | None) -> "dict[Path, Dataset]":
+    """Headers of the series called `series`, or of the only one in a folder and the folders below it."""
+    found: dict[str, dict[Path, Dataset]] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if header := _read_header(path):
+            found.setdefault(str(header.get("SeriesInstanceUID")), {})[path] = header
     if not found:
-        raise InputError(f"{folder}: no DICOM slices in this folder (subfolders are not searched)")
-    if series is None and len(found) == 1:
-        series = next(iter(found))
+        images = sorted(path.name for path in folder.iterdir() if path.name.lower().endswith(READ))
+        hint = f"; it holds images ({', '.join(images[:3])}{', ...' if images[3:] else ''}): give one"
+        raise InputError(f"{folder}: no DICOM slices in this folder or below it{hint if images else ''}")
+    if series is None:
+        scans = {uid: slices for uid, slices in found.items() if _is_ct(next(iter(slices.values())))} or found
+        if len(scans) > 1:
+            raise InputError(f"{folder}: holds {len(scans)} CT series: choose one with --series UID: {_list(scans)}")
+        return next(iter(scans.values()))
     if series not in found:
-        fault = "several series, name one of" if series is None else f"no series {series}, only"
-        raise InputError(f"{folder}: {fault} " + ", ".join(_describe(uid, names) for uid, names in found.items()))
-    return list(found[series])
+        raise InputError(f"{folder}: no series {series}, only {_list(found)}")
+    return found[series]
 
 
-def _describe(uid: str, names: tuple[str, ...]) -> str:
-    return f"{uid} ({len(names)} slices, '{_tag(_header(names[0]), '0008|103e')}')"
+def _read_header(path: Path) -> "Dataset | None":
+    """Header of a DICOM slice; None of any other file. A slice that is damaged raises `InputError`."""
+    with path.open("rb") as file:
+        head = file.read(1024)
+    is_slice = CT_IMAGE in head
+    if not head and path.suffix == ".dcm":
+        raise InputError(DAMAGED.format(path))
+    if not is_slice and head[128:132] != b"DICM":
+        return None
+    import pydicom
 
-
-def _header(name: str) -> sitk.ImageFileReader:
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(name)
-    reader.ReadImageInformation()
-    return reader
-
-
-def _tag(header: sitk.ImageFileReader, key: str) -> str:
-    return header.GetMetaData(key).strip() if header.HasMetaDataKey(key) else ""
-
-
-def _numbers(name: str, header: sitk.ImageFileReader, key: str, what: str, count: int) -> list[float]:
-    values = _tag(header, key).split("\\")
     try:
-        if len(values) == count:
-            return [float(value) for value in values]
-    except ValueError:
+        header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        if "Rows" in header:
+            return header
+    except Exception:  # of any type: pydicom raises what it meets in a damaged file
         pass
-    raise InputError(f"{name}: no sound {what} ({key}) in its DICOM header; {count} numbers are needed")
+    if is_slice:
+        raise InputError(DAMAGED.format(path))
+    return None  # a DICOM file without an image, such as a report or a CD's index
 
 
-def _slice_order(folder: Path, names: list[str], headers: list[sitk.ImageFileReader]) -> np.ndarray:
-    """Order of the slices along their normal, once they are seen to be one even, upright stack."""
-    if len(names) < 2:
-        raise InputError(f"{folder}: the series has one slice; a volume is needed")
-    slices = list(zip(names, headers, strict=True))
-    place = np.array([_numbers(*one, "0020|0032", "ImagePositionPatient", 3) for one in slices])
-    axes = np.array([_numbers(*one, "0020|0037", "ImageOrientationPatient", 6) for one in slices])
-    pixel = np.array([_numbers(*one, "0028|0030", "PixelSpacing", 2) for one in slices])
-    sizes = {header.GetSize() for header in headers}
+def _is_ct(header: "Dataset") -> bool:
+    """Whether a slice is of a CT, and not of the scout image it was planned on."""
+    return header.get("Modality") == "CT" and "LOCALIZER" not in (header.get("ImageType") or ())
+
+
+def _list(found: "dict[str, dict[Path, Dataset]]") -> str:
+    """UID, number and size of slices, and description of each series."""
+    parts = []
+    for uid, slices in found.items():
+        first = next(iter(slices.values()))
+        size = f"{len(slices)} slices of {first.Columns} x {first.Rows}"
+        parts.append(f"{uid} ({size}, '{first.get('SeriesDescription', '')}')")
+    return ", ".join(parts)
+
+
+def _numbers(path: Path, header: "Dataset", name: str, count: int) -> list[float]:
+    try:
+        values = [float(value) for value in header.get(name) or ()]
+    except (ValueError, TypeError):
+        values = []
+    if len(values) != count or not np.isfinite(values).all():
+        raise InputError(f"{path}: no sound {name} in its DICOM header; {count} numbers are needed")
+    return values
+
+
+def _in_order(folder: Path, slices: "dict[Path, Dataset]") -> list[Path]:
+    """Order slices along their normal, once they are seen to be one even, upright stack."""
+    from highdicom.spatial import get_volume_positions
+
+    needed = (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6), ("PixelSpacing", 2))
+    place, axes, pixel = (np.array([_numbers(*one, *name) for one in slices.items()]) for name in needed)
+    sizes = {(header.Rows, header.Columns) for header in slices.values()}
     if len(sizes) > 1 or np.ptp(pixel, axis=0).max() > 1e-3 or np.ptp(axes, axis=0).max() > 1e-3:
         raise InputError(f"{folder}: slices of different size, pixel spacing or orientation in one series")
     if pixel.min() <= 0:
         raise InputError(f"{folder}: pixel spacing {pixel[0].tolist()} mm; it must be above 0")
+    # Strategy: highdicom orders the slices and compares neighbours. Looked for here: what adds up over the stack, as a
+    # drift of the distance or a slight tilt do, and the slice at fault.
+    tolerances = {"rtol": 2 * UNEVEN, "perpendicular_tol": 1e-3}
+    _, order = get_volume_positions(place, axes[0], index_convention="RD", **tolerances)
     normal = np.cross(axes[0, :3], axes[0, 3:])
+    rank = np.argsort(place @ normal) if order is None else np.argsort(order)
+    paths, place = [list(slices)[k] for k in rank], place[rank]
     height = place @ normal
-    order = np.argsort(height)
-    height, place = height[order], place[order]
     gaps = np.diff(height)
     if gaps.min() < 1e-3:
-        first, second = (Path(names[order[gaps.argmin() + k]]).name for k in (0, 1))
+        first, second = (paths[gaps.argmin() + k].name for k in (0, 1))
         raise InputError(f"{folder}: {first} and {second} lie at the same place; every slice is needed once")
     if np.abs(height - np.linspace(height[0], height[-1], len(height))).max() > UNEVEN * gaps.mean():
-        wide, after = gaps.max(), Path(names[order[gaps.argmax()]]).name
-        usual = np.median(gaps)
+        wide, usual, after = gaps.max(), np.median(gaps), paths[gaps.argmax()].name
         raise InputError(f"{folder}: slices missing or uneven: {wide:g} mm follow {after}, {usual:g} mm is usual")
     sideways = place - place[0] - np.outer(height - height[0], normal)
-    if np.linalg.norm(sideways, axis=1).max() > 0.5 * pixel.min():
+    if order is None or np.linalg.norm(sideways, axis=1).max() > 0.5 * pixel.min():
         raise InputError(f"{folder}: the slices shift sideways (gantry tilt); a CT without tilt is needed")
-    return order
+    return paths
 
 
 class ImageBuffer:

@@ -72,26 +72,6 @@ def lung_mask(ct: Volume) -> np.ndarray:
     return enlarge(reach, step, ct.array.shape) & (ct.array < AIR)
 
 
-def lung_box(ct: Volume, margin: int = 5) -> tuple[slice, slice, slice]:
-    """Bounding box (z, y, x) of `lung_mask` and `margin` voxels around it (5: Zheng et al. 2021), cut at the border.
-
-    Raises
-    ------
-    InputError
-        As `lung_mask`.
-    """
-    return bounding_box(lung_mask(ct), margin)
-
-
-def bounding_box(mask: np.ndarray, margin: int = 0) -> tuple[slice, slice, slice]:
-    """Bounding box of a mask `(z, y, x)` that is not empty, and `margin` voxels around it, cut at the border."""
-    box = []
-    for axis, size in enumerate(mask.shape):
-        occupied = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))
-        box.append(slice(max(int(occupied[0]) - margin, 0), min(int(occupied[-1]) + 1 + margin, size)))
-    return tuple(box)
-
-
 def sides_with_body(hu: np.ndarray) -> np.ndarray:
     """On how many of four sides in its axial slice (front, back, left, right) a voxel sees the body; uint8 `(z, y, x)`.
 

@@ -125,14 +125,15 @@ class Volume:
 
 
 def read_volume(path: str | os.PathLike, series: str | None = None) -> Volume:
-    """Read a 3-D image: `.nii`, `.nii.gz`, `.nrrd`, `.mha`, `.mhd`, or a folder of DICOM slices.
+    """Read a 3-D image: `.nii`, `.nii.gz`, `.nrrd`, `.mha`, `.mhd`, or a folder with DICOM slices in it or below it.
 
     Parameters
     ----------
     path : path
-        The file, or the folder that holds the slices (subfolders are not searched).
+        The file, or the folder that holds the slices, also in folders below it, as a CD has them.
     series : str, optional
-        SeriesInstanceUID to read; needed when the folder holds several.
+        SeriesInstanceUID to read; needed when the folder holds several CTs. Scout images and other objects than CTs do
+        not count.
 
     Returns
     -------
@@ -144,7 +145,7 @@ def read_volume(path: str | os.PathLike, series: str | None = None) -> Volume:
     ------
     InputError
         No such path, or another suffix; a file that is damaged, truncated, not 3-D, of several components, or whose
-        spacing is not above 0; a folder without a series or with several; a series that lacks, repeats or mixes slices.
+        spacing is not above 0; a folder without a series or with several; a series that lacks, repeats or mixes slices;
         NIfTI voxels that are NaN or infinite, because SimpleITK would read them as 0.
     """
     from airwaylib.images.files import read_image

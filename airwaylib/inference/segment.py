@@ -1,8 +1,8 @@
-"""From a CT to its airway mask: windows over the lungs, their mean probability, a threshold, one component.
+"""Segment a CT in two steps: the airway probability of each voxel, then a threshold and one component.
 
 As in Zheng et al. 2021 (authors' program): 128^3 windows at a stride of 64, mean of the sigmoids, >= 0.5, largest
-6-connected component. Less overlap, leaving out the windows that hold no lung, and the component that reaches farthest
-through the lungs, which is not always the largest, are our own choice.
+6-connected component. Our own choice: less overlap, no windows without lung, and the component that reaches farthest
+through the lungs, which is not always the largest.
 """
 
 import math
@@ -14,32 +14,68 @@ import cc3d
 import numpy as np
 import torch
 from monai.data.utils import dense_patch_slices
-from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from airwaylib.errors import InputError
-from airwaylib.images.lungs import bounding_box, lung_mask
+from airwaylib.images.lungs import lung_mask
+from airwaylib.images.masks import bounding_box, largest_component
 from airwaylib.images.volume import Volume, resample, resample_to
 from airwaylib.images.volume import window as window_hu
-from airwaylib.metrics.scores import largest_component
 from airwaylib.networks.checkpoints import CheckpointInfo
 
 MARGIN = 5  # voxels around the lungs, as in training
 OVERLAP = 0.25  # of windows, as a share of their side
-LEAST_SIZE = 16  # voxels along an axis, of which windows are multiples: networks halve their input up to four times
+LEAST_SIZE = 16  # voxels; windows are multiples of it, since networks halve their input up to four times
+WindowFunction = Callable[[Tensor], Tensor]  # window (1, 1, D, H, W) in [0, 1] to maps (1, C, D, H, W)
+
+
+# ----------------------------------------------------------------------------------------------------------- the steps
 
 
 def segment(
     ct: Volume,
     network: nn.Module,
     info: CheckpointInfo,
-    probability: float | None = None,
+    threshold: float | None = None,
     device: str = "auto",
     overlap: float = OVERLAP,
     progress: bool = True,
 ) -> Volume:
-    """Segment the airway tree of a chest CT.
+    """Segment the airway tree of a chest CT: `probability_map`, then `airway_mask`.
+
+    Parameters
+    ----------
+    ct, network, info, device, overlap, progress :
+        As for `probability_map`.
+    threshold : float, optional
+        Voxels of at least this probability are airway; in (0, 1). By default the checkpoint's.
+
+    Returns
+    -------
+    Volume
+        bool, on the CT's own grid, as from `airway_mask`.
+
+    Raises
+    ------
+    InputError
+        Too small a CT, no lung in it, a threshold or overlap out of range, a device that is not there.
+    """
+    threshold = checked_threshold(threshold, info)
+    lung = checked_lung(ct, device)
+    return airway_mask(probability_map(ct, network, info, device, overlap, progress, lung), lung, threshold)
+
+
+def probability_map(
+    ct: Volume,
+    network: nn.Module,
+    info: CheckpointInfo,
+    device: str = "auto",
+    overlap: float = OVERLAP,
+    progress: bool = True,
+    lung: np.ndarray | None = None,
+) -> Volume:
+    """Airway probability of every voxel of a chest CT.
 
     Parameters
     ----------
@@ -49,67 +85,143 @@ def segment(
         Maps an image `(B, 1, D, H, W)` in [0, 1] to `GroupLogits`. It is moved to the device.
     info : CheckpointInfo
         Side of the window, and the spacing in mm to resample to (None: the CT's own grid).
-    probability : float, optional
-        Voxels at or above it are airway; in (0, 1). By default what the checkpoint asks for.
     device : str
         "cpu", "cuda", or "auto": CUDA where there is one.
     overlap, progress :
         As for `predict_probability`.
+    lung : numpy.ndarray, optional
+        bool `(z, y, x)`: the CT's `lung_mask`, if it is already known.
 
     Returns
     -------
     Volume
-        bool, on the CT's own grid: one 6-connected component, see `airway_component`, or nothing, with a warning.
+        float32 in [0, 1] on the CT's own grid; 0 outside the windows around the lungs.
 
     Raises
     ------
     InputError
-        Too small a CT, no lung in it, a probability or overlap out of range, a device that is not there.
+        Too small a CT, no lung in it, an overlap out of range, a device that is not there.
     """
-    return segment_maps(ct, network, info, decoder_probability, 1, probability, device, overlap, progress)[0]
+    lung = checked_lung(ct, device) if lung is None else lung
+    return lung_maps(ct, lung, network, decoder_probability(network), info, device, overlap, progress)[0]
 
 
-def segment_maps(
-    ct: Volume,
-    network: nn.Module,
-    info: CheckpointInfo,
-    maps_of: Callable[[nn.Module, Tensor], Tensor],
-    count: int,
-    probability: float | None = None,
-    device: str = "auto",
-    overlap: float = OVERLAP,
-    progress: bool = True,
-) -> tuple[Volume, list[Volume]]:
-    """`segment`'s mask by the first of `maps_of`'s `count` maps, and the others, float32 on the CT's grid.
+def airway_mask(probability: Volume, lung: np.ndarray, threshold: float = 0.5) -> Volume:
+    """Threshold a probability map and keep one 6-connected component, see `airway_component`.
 
-    `maps_of` is as for `predict_maps`; all else is as for `segment`. The others are 0 away from the lungs' windows.
+    Parameters
+    ----------
+    probability : Volume
+        Airway probability `(z, y, x)`, such as from `probability_map`.
+    lung : numpy.ndarray
+        bool `(z, y, x)`, such as from `lung_mask`.
+    threshold : float
+        Voxels of at least this probability are airway.
+
+    Returns
+    -------
+    Volume
+        bool, on the same grid; empty, with a warning, if no voxel reaches the threshold.
     """
-    if probability is None:
-        probability = info.probability
-    if not 0 < probability < 1:
-        raise InputError(f"probability {probability}: a threshold between 0 and 1 is needed, such as 0.5")
+    mask = probability.array >= threshold
+    if not mask.any():
+        highest = f"the highest probability is {probability.array.max():.3f}, the threshold {threshold:g}"
+        warnings.warn(f"no airway found: {highest}; the mask is empty", stacklevel=2)
+        return probability.with_array(mask)
+    box = bounding_box(mask)
+    mask[box] = airway_component(mask[box], lung[box], probability.spacing)
+    return probability.with_array(mask)
+
+
+def airway_component(mask: np.ndarray, lung: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
+    """Keep the 6-connected component of `mask` that reaches farthest through `lung`, or the largest if none is there.
+
+    mask, lung: bool (z, y, x); `lung` holds the airways' air too. spacing: x, y, z, mm. Gaps under the arms and bowel
+    gas look much like a trachea and may be larger than the whole tree, but lie outside the lungs. Emphysema and bullae
+    lie inside, but do not reach from the trachea into both of them.
+    """
+    parts = cc3d.connected_components(mask, connectivity=6)
+    boxes = cc3d.statistics(np.where(lung, parts, 0))["bounding_boxes"][1:]  # None for a part without lung
+    sides = [[b.stop - b.start for b in box] if box else [0, 0, 0] for box in boxes]
+    reach = [np.linalg.norm(np.multiply(side, spacing[::-1])) for side in sides]
+    held = np.bincount(parts[mask & lung], minlength=len(reach) + 1)[1 : len(reach) + 1]
+    return parts == 1 + np.argmax(np.where(held > 0, reach, 0)) if held.any() else largest_component(mask)
+
+
+# -------------------------------------------------------------------------------------------------------------- checks
+
+
+def checked_threshold(threshold: float | None, info: CheckpointInfo) -> float:
+    """Return the threshold, by default the checkpoint's; `InputError` unless it is between 0 and 1."""
+    if threshold is None:
+        threshold = info.probability
+    if not 0 < threshold < 1:
+        raise InputError(f"probability {threshold}: a threshold between 0 and 1 is needed, such as 0.5")
+    return threshold
+
+
+def checked_lung(ct: Volume, device: str = "auto") -> np.ndarray:
+    """Lung mask of a CT; `InputError` if it is too small or holds no lung, or the device is not there."""
+    check_size(ct)
+    choose_device(device)
+    return lung_mask(ct)
+
+
+def check_size(ct: Volume) -> None:
+    """Raise `InputError` unless a CT has 16 voxels along each axis."""
     if min(ct.array.shape) < LEAST_SIZE:
         raise InputError(
             f"a CT of {ct.array.shape} voxels (z, y, x) is too small: {LEAST_SIZE} along each axis are needed"
         )
+
+
+def choose_device(name: str) -> torch.device:
+    """Choose the device to compute on; "auto" is CUDA where there is one, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise InputError(f"device {name!r} is unknown: choose auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("device 'cuda': no CUDA device is visible here; use auto or cpu")
+    return torch.device(name)
+
+
+# ------------------------------------------------------------------------------------------------------------- windows
+
+
+def decoder_probability(network: nn.Module) -> WindowFunction:
+    """Airway probability of a window: the sigmoid of the network's decoder logits, float32."""
+    return lambda window: torch.sigmoid(network(window).decoder.float())
+
+
+def lung_maps(
+    ct: Volume,
+    lung: np.ndarray,
+    network: nn.Module,
+    function: WindowFunction,
+    info: CheckpointInfo,
+    device: str,
+    overlap: float = OVERLAP,
+    progress: bool = True,
+) -> list[Volume]:
+    """Map the box of the lungs through `function` of `network`, window by window, at the checkpoint's spacing.
+
+    Returns each of the function's maps as float32 on the CT's own grid, 0 outside the box; else as `probability_map`.
+    """
+    check_size(ct)
     place = choose_device(device)
-    air = lung_mask(ct)
-    box = bounding_box(air, MARGIN)
+    box = bounding_box(lung, MARGIN)
     cut = ct.crop(box)
-    image, lung = cut.with_array(window_hu(cut.array)), cut.with_array(air[box])
+    image, lung = cut.with_array(window_hu(cut.array)), cut.with_array(lung[box])
     if info.spacing is not None:
         image, lung = resample(image, info.spacing), resample(lung, info.spacing)
-    maps = predict_maps(network, image.array, lung.array, maps_of, count, info.window, overlap, place, progress)
+    maps = window_means(network, function, image.array, lung.array, info.window, overlap, place, progress)
     if info.spacing is not None:
         maps = [resample_to(image.with_array(one), cut).array for one in maps]
-    mask, *others = [np.zeros(ct.array.shape, kind) for kind in (bool, *["f4"] * (count - 1))]
-    mask[box] = airway_component(maps[0] >= probability, air[box], ct.spacing)
-    for whole, part in zip(others, maps[1:], strict=True):
-        whole[box] = part
-    if not mask.any():
-        highest = f"the highest probability is {maps[0].max():.3f}, the threshold {probability:g}"
-        warnings.warn(f"no airway found: {highest}; the mask is empty", stacklevel=3)
-    return ct.with_array(mask), [ct.with_array(whole) for whole in others]
+    whole = np.zeros((len(maps), *ct.array.shape), np.float32)
+    for part, one in zip(whole, maps, strict=True):
+        part[box] = one
+    return [ct.with_array(part) for part in whole]
 
 
 def predict_probability(
@@ -131,13 +243,13 @@ def predict_probability(
         uint8 `(z, y, x)`, as `volume.window` makes it. Along an axis shorter than the window, the window is as long as
         the axis, brought up to a multiple of 16 by repeating the border voxels.
     lung : numpy.ndarray
-        bool `(z, y, x)`. A window without any of it is not computed and counts as 0, so the mean is exact wherever
-        `lung` is true, and too low only in places that such a window shares with others.
+        bool `(z, y, x)`. A window without any of it is not computed and counts as 0. So the mean is exact wherever
+        `lung` is true, and too low only where such a window overlaps another.
     window : int
         Side of the window, voxels; at least 16.
     overlap : float
-        Of neighbouring windows along each axis, in [0, 1): 0.5, the paper's, is a stride of half a window and takes
-        over three times as long as 0.25.
+        Of neighbouring windows along each axis, in [0, 1). The paper's 0.5 is a stride of half a window and takes over
+        three times as long as 0.25.
     device : str or torch.device
         Where the network computes; images stay in main memory.
     progress : bool
@@ -153,29 +265,22 @@ def predict_probability(
     InputError
         `lung` is of another shape, the window too small, or the overlap out of range.
     """
-    return predict_maps(network, image, lung, decoder_probability, 1, window, overlap, device, progress)[0]
+    return window_means(network, decoder_probability(network), image, lung, window, overlap, device, progress)[0]
 
 
-def decoder_probability(network: nn.Module, image: Tensor) -> Tensor:
-    """Airway probability (1, 1, D, H, W), float32, of an image (1, 1, D, H, W) in [0, 1]."""
-    return torch.sigmoid(network(image).decoder.float())
-
-
-def predict_maps(
+def window_means(
     network: nn.Module,
+    function: WindowFunction,
     image: np.ndarray,
     lung: np.ndarray,
-    maps_of: Callable[[nn.Module, Tensor], Tensor],
-    count: int,
     window: int,
     overlap: float,
     device: str | torch.device,
     progress: bool,
 ) -> np.ndarray:
-    """Mean of maps over the windows that hold a voxel, float32 `(count, z, y, x)`.
+    """Mean of the maps of `function`, which calls `network`, over the windows that hold a voxel: float32 (C, z, y, x).
 
-    `maps_of` gives the `count` maps (1, count, D, H, W) of a window (1, 1, D, H, W) in [0, 1], as `decoder_probability`
-    gives one; all else is as for `predict_probability`.
+    All else is as for `predict_probability`.
     """
     if image.shape != lung.shape:
         raise InputError(f"lung mask of shape {lung.shape}: it must have the image's, {image.shape}")
@@ -187,64 +292,31 @@ def predict_maps(
     short = [max(side - size, 0) for side, size in zip(sides, image.shape, strict=True)]
     margins = [(gap // 2, gap - gap // 2) for gap in short]
     image, lung = np.pad(image, margins, mode="edge"), np.pad(lung, margins)
+    places = dense_patch_slices(image.shape, sides, [max(1, int(side * (1 - overlap))) for side in sides])
+    with_lung = [place for place in places if lung[place].any()]
     bf16 = torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    bar = progress_bar(count_windows(lung, sides, overlap), progress)
-
-    def predict(patch: Tensor, places: list[list[slice]]) -> Tensor:
-        if not lung[tuple(places[0][2:])].any():
-            return patch.new_zeros(1, count, *patch.shape[2:])
-        with torch.autocast("cuda", torch.bfloat16, enabled=bf16):
-            maps = maps_of(network, patch / 255)
-        bar.update()
-        return maps
-
     was_training = network.training
     network.to(device).eval()
-    with bar, torch.inference_mode():
-        whole = torch.from_numpy(image)[None, None].float()
-        mean = sliding_window_inference(
-            whole, sides, 1, predict, overlap, sw_device=device, device="cpu", with_coord=True
-        )
+    total = np.zeros((1, *image.shape), np.float32)
+    with torch.inference_mode():
+        for place in progress_bar(with_lung, progress):
+            patch = torch.from_numpy(image[place])[None, None].to(device).float() / 255
+            with torch.autocast("cuda", torch.bfloat16, enabled=bf16):
+                maps = function(patch)[0].cpu().numpy()
+            if len(total) < len(maps):  # the first window tells how many maps there are
+                total = np.zeros((len(maps), *image.shape), np.float32)
+            total[:, *place] += maps
     network.train(was_training)
+    windows = np.zeros(image.shape, np.float32)
+    for place in places:
+        windows[place] += 1
+    total /= windows
     inside = tuple(slice(low, size - high) for (low, high), size in zip(margins, image.shape, strict=True))
-    return mean[0].numpy()[:, *inside]
+    return total[:, *inside]
 
 
-def airway_component(mask: np.ndarray, lung: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
-    """The 6-connected component of `mask` that reaches farthest through `lung`, or the largest if none is there.
-
-    lung: bool (D, H, W) of `lung_mask`, which holds the airways' air, too. spacing: x, y, z, mm. Gaps under the arms
-    and bowel gas look much like a trachea and may be larger than the whole tree, but lie outside the lungs. Emphysema
-    and bullae lie inside, but do not go from the trachea into both of them.
-    """
-    parts = cc3d.connected_components(mask, connectivity=6)
-    boxes = cc3d.statistics(np.where(lung, parts, 0))["bounding_boxes"][1:]
-    reach = [
-        np.linalg.norm([(b.stop - b.start) * mm for b, mm in zip(box, spacing[::-1], strict=True)]) for box in boxes
-    ]
-    held = np.bincount(parts[mask & lung], minlength=len(reach) + 1)[1 : len(reach) + 1]
-    return parts == 1 + np.argmax(np.where(held > 0, reach, 0)) if held.any() else largest_component(mask)
-
-
-def count_windows(lung: np.ndarray, sides: list[int], overlap: float) -> int:
-    """How many of MONAI's sliding windows over `lung` (no axis shorter than its side) hold any of it."""
-    strides = [max(1, int(side * (1 - overlap))) for side in sides]
-    places = dense_patch_slices(lung.shape, sides, strides)
-    return sum(bool(lung[place].any()) for place in places)
-
-
-def progress_bar(total: int, shown: bool) -> tqdm:
+def progress_bar(windows: list, shown: bool) -> tqdm:
     """Bar with the time left; where stderr is no terminal (a notebook, a log) it is renewed at every tenth only."""
+    total = len(windows)
     pace = {} if sys.stderr.isatty() else {"miniters": max(1, total // 10), "mininterval": 0, "maxinterval": math.inf}
-    return tqdm(total=total, desc="airways", unit="window", disable=not shown, **pace)
-
-
-def choose_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is CUDA where there is one, else the CPU."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in ("cpu", "cuda"):
-        raise InputError(f"device {name!r} is unknown: choose auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("device 'cuda': no CUDA device is visible here; use auto or cpu")
-    return torch.device(name)
+    return tqdm(windows, desc="airways", unit="window", disable=not shown, **pace)

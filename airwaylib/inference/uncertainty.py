@@ -1,8 +1,8 @@
-"""How sure the network is of each voxel: Monte-Carlo channel dropout (Gal and Ghahramani, ICML 2016).
+"""Measure how sure the network is of each voxel by Monte-Carlo channel dropout (Gal and Ghahramani, ICML 2016).
 
-WingsNet drops tap channels while it trains. Dropping them again while it segments gives as many networks as draws, and
-where these disagree, the airway hangs on few channels. Taps, dropout and head are linear, so that one pass of the trunk
-serves all draws (`WingsNet.sample`). The spread is the network's own; that it tells errors is not shown here.
+WingsNet drops tap channels while it trains. Dropping them again while it segments gives one network a draw. Where these
+disagree, the airway depends on few channels. Taps, dropout and head are linear, so one pass of the trunk serves all
+draws (`WingsNet.sample`). Whether the spread predicts errors is not shown here.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from airwaylib.errors import InputError
 from airwaylib.images.volume import Volume
-from airwaylib.inference.segment import segment_maps
+from airwaylib.inference.segment import OVERLAP, airway_mask, checked_lung, checked_threshold, lung_maps
 from airwaylib.networks.checkpoints import CheckpointInfo
 from airwaylib.networks.wingsnet import WingsNet
 
@@ -27,14 +27,22 @@ def check_dropout(network: nn.Module, samples: int) -> None:
 
 
 def segment_with_uncertainty(
-    ct: Volume, network: nn.Module, info: CheckpointInfo, samples: int, seed: int = 0, **options
+    ct: Volume,
+    network: nn.Module,
+    info: CheckpointInfo,
+    samples: int,
+    seed: int = 0,
+    threshold: float | None = None,
+    device: str = "auto",
+    overlap: float = OVERLAP,
+    progress: bool = True,
 ) -> tuple[Volume, Volume]:
-    """Segment a chest CT, and say where the network's draws of channels disagree.
+    """Segment a chest CT, and measure where the network's draws of channels disagree.
 
     Parameters
     ----------
-    ct, network, info, **options :
-        As for `inference.segment`; the mask is the same.
+    ct, network, info, threshold, device, overlap, progress :
+        As for `segment`; the mask is the same.
     samples : int
         Draws of channel dropout, at least 2.
     seed : int
@@ -43,27 +51,29 @@ def segment_with_uncertainty(
     Returns
     -------
     mask : Volume
-        As from `inference.segment`.
+        As from `segment`.
     uncertainty : Volume
         float32, on the CT's grid: standard deviation of the airway probability over the draws (n - 1 below the sum), in
-        [0, 0.71]; where windows overlap, the mean of theirs; 0 where none is.
+        [0, 0.71]. Where windows overlap, their mean; 0 outside them.
 
     Raises
     ------
     InputError
-        As `inference.segment`; or a network without channel dropout at its decoder's head, or fewer than two samples.
+        As `segment`; or a network without channel dropout at its decoder's head, or fewer than two samples.
     """
     check_dropout(network, samples)
+    threshold = checked_threshold(threshold, info)
+    lung = checked_lung(ct, device)
 
-    def maps_of(network: WingsNet, image: Tensor) -> Tensor:
-        return probability_and_deviation(network, image, samples, seed)
+    def both(window: Tensor) -> Tensor:  # in one pass of the trunk
+        return probability_and_deviation(network, window, samples, seed)
 
-    mask, (uncertainty,) = segment_maps(ct, network, info, maps_of, 2, **options)
-    return mask, uncertainty
+    probability, uncertainty = lung_maps(ct, lung, network, both, info, device, overlap, progress)
+    return airway_mask(probability, lung, threshold), uncertainty
 
 
 def probability_and_deviation(network: WingsNet, image: Tensor, samples: int, seed: int) -> Tensor:
-    """(1, 2, D, H, W), float32: airway probability without dropout, and its deviation over the draws of `seed`."""
+    """Airway probability without dropout, and its deviation over the draws of `seed`: (1, 2, D, H, W), float32."""
     logits, drawn = network.sample(image, samples, torch.Generator().manual_seed(seed))
     probability = torch.sigmoid(drawn.float())
     # Tensor.std over the first axis gives the same in three times as long.

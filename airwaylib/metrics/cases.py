@@ -1,10 +1,10 @@
-"""Mask files against reference files: cases matched by name, scored one by one, and summed up.
+"""Score mask files against reference files: match cases by name, score one by one, and sum up.
 
-A phantom's reference has its own tree beside it (`tree.csv`): its branches then serve for the scores by generation and
-by diameter, and give `td_truth` and `bd_truth` besides. Else those scores come from the reference's parse.
+Scores by generation and by diameter take the branches of the parsed reference. A phantom's reference has its own tree
+beside it (`tree.csv`): its branches then replace the parsed ones, and also give `td_truth` and `bd_truth`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +15,10 @@ import pandas as pd
 
 from airwaylib.errors import InputError
 from airwaylib.images.volume import Volume, read_mask, read_volume
-from airwaylib.metrics import intervals
 from airwaylib.metrics.exact09 import COLUMNS
+from airwaylib.metrics.intervals import describe
 from airwaylib.metrics.reference import convention_by_name, parse_reference, true_reference
-from airwaylib.metrics.scores import DETECTED, by_diameter, by_generation, evaluate_branches
+from airwaylib.metrics.scores import by_diameter, by_generation, evaluate_branches, tree_scores
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 TRUTH_COLUMNS = {"branch", "generation", "radius_start", "radius_end"}
@@ -30,9 +30,9 @@ SHOWN = {"td": "TD", "bd": "BD", "dsc": "DSC", "precision": "precision", "tpr": 
 class Evaluation:
     """Scores of several cases under one convention.
 
-    `scores`: one row a case, as `metrics.evaluate` gives them; `groups`: per case the tables "by_generation" and
-    "by_diameter"; `empty`: cases whose prediction is empty; `faults`: case -> why it could not be scored; `unmatched`:
-    references without a prediction, where these are allowed.
+    `scores`: one row a case, see `scores.evaluate`; `groups`: the tables "by_generation" and "by_diameter" of each
+    case; `empty`: cases with an empty prediction; `faults`: case -> why it could not be scored; `unmatched`: references
+    without a prediction, where these are allowed.
     """
 
     convention: str
@@ -43,11 +43,9 @@ class Evaluation:
     unmatched: list[str] = field(default_factory=list)
 
     def summary(self) -> pd.DataFrame:
-        """Over the cases, one row a metric: mean, sd, median, low and high (bootstrap 95 % interval of the mean)."""
-        (row,) = intervals.summarise(self.scores.assign(run="")).to_dict("records")
-        metrics = [column for column in self.scores.columns if column != "case"]
-        names = ("mean", "sd", "median", "low", "high")
-        return pd.DataFrame([[row[f"{m}_{n}"] for n in names] for m in metrics], index=metrics, columns=names)
+        """One row a metric: mean, sd, median, low and high over the cases, see `intervals.describe`."""
+        metrics = self.scores.drop(columns="case")
+        return pd.DataFrame([describe(metrics[name]) for name in metrics], index=metrics.columns)
 
     def as_text(self) -> str:
         """The main scores as a table for a terminal."""
@@ -66,7 +64,7 @@ class Evaluation:
         return table.to_string(index=False)
 
     def as_json(self) -> dict[str, Any]:
-        """Everything as plain numbers, None for NaN.
+        """Give everything as plain numbers, None for NaN.
 
         {"convention", "cases": [{"case", metrics, "by_generation", "by_diameter"}], "summary": {metric: {mean, ...}},
         "empty": [case], "left_out": {case: why}}.
@@ -80,11 +78,11 @@ class Evaluation:
         return _without_nan({"convention": self.convention, "cases": cases, "summary": summary, **more})
 
     def as_csv(self) -> str:
-        """A row a case, to four decimals, the convention last."""
+        """Write one row a case, to four decimals, the convention last."""
         return self.scores.assign(convention=self.convention).to_csv(index=False, float_format="%.4f")
 
     def as_latex(self) -> str:
-        """EXACT'09's table: a row a case, then mean, standard deviation and quartiles.
+        """Write EXACT'09's table (LaTeX package booktabs): a row a case, then mean, standard deviation and quartiles.
 
         Raises
         ------
@@ -93,28 +91,18 @@ class Evaluation:
         """
         if self.convention != "exact09":
             raise InputError(f"convention {self.convention!r} has no LaTeX table: it is EXACT'09's, choose exact09")
-        columns = self.scores[list(COLUMNS)]
-        rows = dict(zip(self.scores["case"], columns.to_numpy(), strict=True))
+        cases = self.scores.set_index("case")[list(COLUMNS)]
+        rows = {"Mean": cases.mean(), "Std. dev.": cases.std().fillna(0)}
         quartiles = {"Min.": 0, "1st quartile": 0.25, "Median": 0.5, "3rd quartile": 0.75, "Max.": 1}
-        rows |= {"Mean": columns.mean().to_numpy(), "Std. dev.": columns.std().fillna(0).to_numpy()}
-        rows |= {name: columns.quantile(share).to_numpy() for name, share in quartiles.items()}
-        head = " & ".join(["Case", *COLUMNS.values()]).replace("%", r"\%").replace("mm3", "mm$^3$")
-        lines = [r"\begin{tabular}{l" + "r" * len(COLUMNS) + "}", r"\hline", head + r" \\", r"\hline"]
-        for number, (name, values) in enumerate(rows.items()):
-            lines += [r"\hline"] if number == len(self.scores) else []
-            cells = " & ".join(f"{value:.0f}" if value == int(value) else f"{value:.1f}" for value in values)
-            lines.append(f"{_latex(name)} & {cells}" + r" \\")
-        return "\n".join([*lines, r"\hline", r"\end{tabular}", ""])
-
-
-def _latex(text: str) -> str:
-    """The text with LaTeX's special characters escaped."""
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return "".join(special.get(c, f"\\{c}" if c in "_&%#${}" else c) for c in text)
+        rows |= {name: cases.quantile(share) for name, share in quartiles.items()}
+        table = pd.concat([cases, pd.DataFrame(rows).T]).rename(columns=COLUMNS)
+        text = table.map(lambda value: f"{value:.0f}" if value == int(value) else f"{value:.1f}")
+        text = text.rename_axis("Case").reset_index()
+        return text.to_latex(index=False, escape=True, column_format="l" + "r" * len(COLUMNS))
 
 
 def _without_nan(value: Any) -> Any:
-    """The same with plain numbers, and None for NaN, which JSON does not know."""
+    """Replace NumPy's numbers by plain ones, and NaN by None: JSON knows neither."""
     if isinstance(value, Mapping):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -128,13 +116,13 @@ def _without_nan(value: Any) -> Any:
 
 
 def case_name(path: Path) -> str:
-    """Name of a case from its file or folder: without the image's suffix and a final _airway."""
+    """Name a case by its file or folder, without the image's suffix and a final _airway."""
     suffix = next((s for s in SUFFIXES if path.name.lower().endswith(s)), "")
     return path.name[: len(path.name) - len(suffix)].removesuffix("_airway")
 
 
 def find_cases(folder: Path) -> dict[str, Path]:
-    """Mask files of a folder by case: FOLDER/CASE.nii.gz (or another image), and FOLDER/CASE/airway.nii.gz.
+    """Find a folder's mask files by case: FOLDER/CASE.nii.gz (or another image), and FOLDER/CASE/airway.nii.gz.
 
     Raises
     ------
@@ -193,10 +181,10 @@ def score_case(
     truth: pd.DataFrame | None = None,
     branches: Volume | None = None,
 ) -> tuple[dict[str, float], dict[str, pd.DataFrame]]:
-    """Scores of a mask (`metrics.evaluate`), and its tables "by_generation" and "by_diameter".
+    """Score a mask (`scores.evaluate`), and make its tables "by_generation" and "by_diameter".
 
-    truth: a phantom's own tree (see `phantom.Phantom`), on a grid whose origin is 0. branches: given labels of the
-    reference's branches, 0 outside, for the scores; the tables take the parsed branches.
+    truth: a phantom's own tree, on a grid whose origin is 0. branches: given labels of the reference's branches, 0
+    outside, for the scores; the tables take the parsed branches.
 
     Raises
     ------
@@ -211,14 +199,13 @@ def score_case(
     if given is not None:
         scored = parse_reference(reference.array, spacing, convention).score(part)
     if truth is not None:
-        scored = true_reference(truth, part.shape, spacing).score(part)
-        scores["td_truth"] = 100 * float(np.average(scored["share"], weights=scored["points"]))
-        scores["bd_truth"] = 100 * float((scored["share"] >= DETECTED).mean())
+        found, scored = tree_scores(part, true_reference(truth, part.shape, spacing))
+        scores |= {f"{name}_truth": value for name, value in found.items()}
     return scores, {"by_generation": by_generation(scored), "by_diameter": by_diameter(scored)}
 
 
 def true_tree(reference: str | Path) -> pd.DataFrame | None:
-    """The tree.csv beside a phantom's mask, if there is one with a phantom's columns."""
+    """Read the tree.csv beside a phantom's mask; None if there is none with a phantom's columns."""
     path = Path(reference).parent / "tree.csv"
     if not path.is_file() or not Path(reference).name.startswith("airway."):
         return None
@@ -229,6 +216,41 @@ def true_tree(reference: str | Path) -> pd.DataFrame | None:
     return tree if TRUTH_COLUMNS.issubset(tree.columns) else None  # what `airwaylib tree` writes lacks radius_start
 
 
+Scored = tuple[Volume, dict[str, float], dict[str, pd.DataFrame]]  # prediction, and what `score_case` gives of it
+
+
+def score_cases(
+    cases: Iterable[str],
+    score: Callable[[str], Scored],
+    convention: str,
+    progress: Callable[[Any], Any] = iter,
+) -> Evaluation:
+    """Score cases one by one; a case whose `score` raises `InputError` is noted in `faults`, and the others follow.
+
+    progress: wraps the iteration over the cases, such as `tqdm`.
+
+    Raises
+    ------
+    InputError
+        No case can be scored.
+    """
+    evaluation, rows = Evaluation(convention), []
+    for case in progress(list(cases)):
+        try:
+            prediction, scores, groups = score(case)
+        except InputError as error:
+            evaluation.faults[case] = str(error)
+            continue
+        rows.append({"case": case, **scores})
+        evaluation.groups[case] = groups
+        if not prediction.array.any():
+            evaluation.empty.append(case)
+    if not rows:
+        raise InputError("; ".join(f"{case}: {why}" for case, why in evaluation.faults.items()))
+    evaluation.scores = pd.DataFrame(rows)
+    return evaluation
+
+
 def evaluate_files(
     prediction: str | Path,
     reference: str | Path,
@@ -237,11 +259,10 @@ def evaluate_files(
     subset: bool = False,
     progress: Callable[[Any], Any] = iter,
 ) -> Evaluation:
-    """Score mask files (or folders of them, matched by case) against reference files.
+    """Score mask files (or folders of them, matched by case) against reference files; see `score_cases`.
 
-    A case that cannot be scored is noted in `faults`, and the others go on. branches: labels of the references'
-    branches, a file or a folder as these are (convention atm26); else the references are parsed. subset: references may
-    hold more cases than predictions. progress: wraps the iteration over the cases, such as `tqdm`.
+    branches: labels of the references' branches, a file or a folder as these are (convention atm26); by default the
+    references are parsed. subset: references may hold more cases than predictions.
 
     Raises
     ------
@@ -250,29 +271,25 @@ def evaluate_files(
     """
     if not convention_by_name(convention).given_branches and branches:
         raise InputError(f"convention {convention!r} parses the branches itself; given ones need convention atm26")
-    evaluation, rows = Evaluation(convention), []
     cases = match_cases(Path(prediction), Path(reference), subset)
     labels = match_cases(Path(prediction), Path(branches), subset) if branches else {}
-    if Path(reference).is_dir():
-        evaluation.unmatched = sorted(find_cases(Path(reference)).keys() - cases.keys())
-    for case, paths in progress(list(cases.items())):
+
+    def score(case: str) -> Scored:
+        paths = cases[case]
         try:
             with ThreadPoolExecutor(1) as reader:
                 reading = reader.submit(read_mask, paths[0], may_be_empty=True)
                 label = read_mask(paths[1])
-                parse_reference(label.array, label.spacing, convention)  # is kept; meanwhile the prediction is read
+                parse_reference(label.array, label.spacing, convention)  # kept; meanwhile the prediction is read
                 mask = reading.result()
             given = read_volume(labels[case][1]) if labels else None
-            scores, groups = score_case(mask, label, convention, true_tree(paths[1]), given)
+            return mask, *score_case(mask, label, convention, true_tree(paths[1]), given)
         except InputError as error:
-            named = any(str(path) in str(error) for path in paths)
-            evaluation.faults[case] = str(error) if named else f"{paths[0]} against {paths[1]}: {error}"
-            continue
-        rows.append({"case": case, **scores})
-        evaluation.groups[case] = groups
-        if not mask.array.any():
-            evaluation.empty.append(case)
-    if not rows:
-        raise InputError("; ".join(evaluation.faults.values()))
-    evaluation.scores = pd.DataFrame(rows)
+            if any(str(path) in str(error) for path in paths):
+                raise
+            raise InputError(f"{paths[0]} against {paths[1]}: {error}") from error
+
+    evaluation = score_cases(cases, score, convention, progress)
+    if Path(reference).is_dir():
+        evaluation.unmatched = sorted(find_cases(Path(reference)).keys() - cases.keys())
     return evaluation

@@ -1,10 +1,9 @@
-"""The seven columns of EXACT'09 (Lo et al., IEEE TMI 31:2093, 2012), whose experts judged each branch by eye.
+"""Compute the seven columns of EXACT'09 (Lo et al., IEEE TMI 31:2093, 2012), whose experts judged branches by eye.
 
-Here a voxel is wrong if it lies outside the reference. The trachea counts in no column; voxels of or nearest to trachea
-and main bronchi count in none of the last three. Our reading, where the paper leaves it to the experts: a branch is
-detected with 1 mm of its axis; a leak is a 26-connected group of wrong voxels that goes more than one voxel astray;
-volume and rate count all wrong voxels, those of a rim of one voxel, too. Trachea and main bronchi are generations 0 and
-1 of the parse, which may put a part of the trachea for them.
+Here a voxel is wrong if it lies outside the reference. No column counts the trachea. The last three leave out voxels
+that belong to, or lie nearest to, trachea and main bronchi (generations 0 and 1 of the parse). Our own choice, where
+the paper leaves it to the experts: a branch is detected with 1 mm of its axis; a leak is a 26-connected group of wrong
+voxels that goes more than one voxel astray; volume and rate count all wrong voxels, also those of a rim of one voxel.
 """
 
 import cc3d
@@ -13,6 +12,7 @@ from scipy.spatial import cKDTree
 
 from airwaylib.metrics.reference import Reference, Spacing
 from airwaylib.trees.segments import cut_out
+from airwaylib.trees.skeleton import coordinates
 
 LEAST_MM = 1.0  # of a branch's axis inside the prediction
 COLUMNS = {
@@ -29,9 +29,9 @@ COLUMNS = {
 def exact09_columns(
     prediction: np.ndarray, reference: np.ndarray, spacing: Spacing, parsed: Reference
 ) -> dict[str, float]:
-    """The columns (see COLUMNS; percent, cm, mm3) of a prediction as the convention takes it.
+    """Compute the columns (see COLUMNS; percent, cm, mm3) of the part of a prediction that the convention takes.
 
-    prediction, reference: boolean (D, H, W); spacing: x, y, z in mm; parsed: `parse_reference` of the reference.
+    prediction, reference: boolean (z, y, x); spacing: x, y, z in mm; parsed: `parse_reference` of the reference.
     """
     tree, voxel = parsed.tree, float(np.prod(spacing))
     scored = parsed.score(prediction).query("generation > 0")
@@ -48,8 +48,9 @@ def exact09_columns(
     }
     if not prediction.any():
         return columns
-    box, voxels, low = cut_out(prediction, margin=1)  # without it, cc3d fails on single rows (26-connected)
-    index = (voxels + low)[:, ::-1]
+    box, low = cut_out(prediction, margin=1)  # without a margin, cc3d fails on single rows (26-connected)
+    voxels = coordinates(box)
+    index = voxels + low
     wrong = ~reference[tuple(index.T)]
     generation = np.concatenate([[-1], tree.branches["generation"]])
     near = cKDTree(tree.airway_index).query(index[wrong])[1]

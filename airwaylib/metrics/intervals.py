@@ -1,9 +1,7 @@
-"""Many cases in a few numbers: mean, spread and bootstrap interval; two methods compared case by case."""
+"""Sum scores up over cases or seeds: mean, spread and interval."""
 
 import numpy as np
 import pandas as pd
-
-from airwaylib.errors import InputError
 
 RESAMPLES = 9999
 SEED = 0  # of the bootstrap: the same scores, the same interval
@@ -11,7 +9,7 @@ KEYS = ("run", "case")
 
 
 def bootstrap_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean over cases; (NaN, NaN) for less than two values, or one that is NaN.
+    """Percentile bootstrap interval of the mean over cases; (NaN, NaN) for fewer than two values, or one that is NaN.
 
     Examples
     --------
@@ -31,9 +29,9 @@ def bootstrap_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, 
 
 
 def mean_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Student's interval of the mean over a few seeds, which a bootstrap of three values would make too narrow.
+    """Student's interval of the mean over a few seeds; a bootstrap of three values would be too narrow.
 
-    (NaN, NaN) for less than two values, or one that is NaN.
+    (NaN, NaN) for fewer than two values, or one that is NaN.
 
     Examples
     --------
@@ -49,12 +47,28 @@ def mean_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float
     return float(values.mean() - reach), float(values.mean() + reach)
 
 
-def summarise(scores: pd.DataFrame) -> pd.DataFrame:
-    """Scores over the cases of each run, in the runs' order.
+def describe(values: pd.Series) -> dict[str, float]:
+    """Mean, sd, median, and low and high of the bootstrap 95 % interval of the mean; NaN values are left out.
 
-    scores: columns run, case and one a metric. Returns run, cases, and of each metric METRIC_mean, METRIC_sd,
-    METRIC_median, METRIC_low and METRIC_high: the bootstrap 95 % interval of the mean. NaN cases are left out; of a
-    single case, spread and interval are NaN.
+    Spread and interval of a single value are NaN.
+
+    Examples
+    --------
+    >>> {name: round(value, 2) for name, value in describe(pd.Series([90.0, 94.0])).items()}
+    {'mean': 92.0, 'sd': 2.83, 'median': 92.0, 'low': 90.0, 'high': 94.0}
+    """
+    values = values.dropna().to_numpy(float)
+    low, high = bootstrap_interval(values)
+    mean, median = (np.mean(values), np.median(values)) if len(values) else (np.nan, np.nan)
+    sd = np.std(values, ddof=1) if len(values) > 1 else np.nan
+    return {"mean": float(mean), "sd": float(sd), "median": float(median), "low": low, "high": high}
+
+
+def summarise(scores: pd.DataFrame) -> pd.DataFrame:
+    """Sum scores up over the cases of each run, in the runs' order.
+
+    scores: columns run, case and one a metric. Returns run, cases, and METRIC_mean, METRIC_sd, ... of each metric, see
+    `describe`.
 
     Examples
     --------
@@ -66,56 +80,6 @@ def summarise(scores: pd.DataFrame) -> pd.DataFrame:
     for run, group in scores.groupby("run", sort=False):
         row = {"run": run, "cases": len(group)}
         for metric in (column for column in scores.columns if column not in KEYS):
-            values = group[metric].dropna().to_numpy(float)
-            low, high = bootstrap_interval(values)
-            middle = (np.mean(values), np.median(values)) if len(values) else (np.nan, np.nan)
-            spread = np.std(values, ddof=1) if len(values) > 1 else np.nan
-            row |= {f"{metric}_mean": middle[0], f"{metric}_sd": spread, f"{metric}_median": middle[1]}
-            row |= {f"{metric}_low": low, f"{metric}_high": high}
+            row |= {f"{metric}_{name}": value for name, value in describe(group[metric]).items()}
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def compare(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
-    """Two methods case by case: one row a metric with the mean difference `other` - `one` over the cases.
-
-    one, other: columns case and one a metric, of the same cases in any order. Returns metric, cases, one, other
-    (means), difference, low and high (paired bootstrap 95 % interval), wilcoxon_p (two-sided signed-rank test; 1 where
-    no case differs).
-
-    Raises
-    ------
-    InputError
-        The cases differ; the message names them. A case that comes twice.
-
-    Examples
-    --------
-    >>> dice = pd.DataFrame({"case": ["x", "y"], "td": [70.0, 74.0]})
-    >>> union = pd.DataFrame({"case": ["y", "x"], "td": [90.0, 84.0]})
-    >>> compare(dice, union)[["metric", "difference", "low", "high"]].to_dict("records")
-    [{'metric': 'td', 'difference': 15.0, 'low': 14.0, 'high': 16.0}]
-    """
-    from scipy.stats import wilcoxon
-
-    if "case" not in one or "case" not in other:
-        raise InputError("scores to compare need a column case")
-    one, other = (table.set_index("case").select_dtypes("number") for table in (one, other))
-    for table in (one, other):
-        if table.index.has_duplicates:
-            twice = table.index[table.index.duplicated()].unique()
-            raise InputError(f"cases that come twice: {', '.join(map(str, twice))}")
-    unmatched = one.index.symmetric_difference(other.index)
-    if len(unmatched):
-        raise InputError(f"cases that only one of the two methods has: {', '.join(map(str, unmatched))}")
-    rows = []
-    for metric in (column for column in one.columns if column in other and column not in KEYS):
-        pairs = pd.DataFrame({"one": one[metric], "other": other[metric]}).astype(float).dropna()
-        if pairs.empty:
-            continue
-        difference = (pairs["other"] - pairs["one"]).to_numpy()
-        low, high = bootstrap_interval(difference)
-        p = float(wilcoxon(difference).pvalue) if difference.any() else 1.0
-        means = pairs.mean()
-        rows.append([metric, len(pairs), means["one"], means["other"], difference.mean(), low, high, p])
-    columns = ["metric", "cases", "one", "other", "difference", "low", "high", "wilcoxon_p"]
-    return pd.DataFrame(rows, columns=columns)

@@ -1,6 +1,6 @@
-"""What an airway mask is scored against: the points of a reference tree's axes, and the conventions they are taken by.
+"""Parse the reference that masks are scored against, by the convention of a paper or challenge.
 
-Challenges differ in which prediction, skeleton and branches they take, which moves the scores by points:
+Challenges differ in the prediction, skeleton and branches they take, which moves the scores by points:
 
 | convention | prediction | skeleton | branches |
 |---|---|---|---|
@@ -10,7 +10,7 @@ Challenges differ in which prediction, skeleton and branches they take, which mo
 | `aiib23` | largest component, 6-connected | of the label as given | not merged |
 | `exact09` (Lo et al. 2012) | largest component, 6-connected (our choice) | of the parsed component | merged |
 
-Where thinning would wipe out a component of the label, it keeps a centreline here (see `thinning`).
+Where thinning would wipe out a component of the label, it keeps a centreline here (see `trees.skeleton`).
 """
 
 import hashlib
@@ -23,8 +23,8 @@ import pandas as pd
 from airwaylib.errors import InputError
 from airwaylib.trees.axes import axes
 from airwaylib.trees.parse import AirwayTree, parse_cut
-from airwaylib.trees.segments import cut_out
-from airwaylib.trees.skeleton import thin_voxels
+from airwaylib.trees.segments import cut_out, parser_order
+from airwaylib.trees.skeleton import coordinates, thin_voxels
 
 Spacing = tuple[float, float, float]  # x, y, z in mm
 
@@ -59,7 +59,7 @@ def convention_by_name(name: str) -> Convention:
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """What every prediction is scored against: the points of a tree's axes, and the branches they belong to.
+    """Points of a reference tree's axes, and the branches they belong to.
 
     index : array (N, 3)
         z, y, x of the points' voxels.
@@ -99,7 +99,7 @@ class Reference:
         return replace(self, branch=branch, table=table)
 
     def score(self, prediction: np.ndarray) -> pd.DataFrame:
-        """How much of each branch a mask (D, H, W; boolean) holds: the table, `points` and `share` (0..1) inside.
+        """Add to the table each branch's `points` and the `share` (0..1) of them inside a mask (z, y, x; boolean).
 
         A branch without a point is left out.
         """
@@ -116,7 +116,7 @@ _parses: OrderedDict[tuple, Reference] = OrderedDict()
 
 
 def parse_reference(mask: np.ndarray, spacing: Spacing = (1.0, 1.0, 1.0), convention: str = "paper") -> Reference:
-    """Parse a reference mask (D, H, W; boolean, spacing x, y, z in mm); the last 16 parses are kept, by content.
+    """Parse a reference mask (z, y, x; boolean; spacing x, y, z in mm); the last 16 parses are kept, by content.
 
     Raises
     ------
@@ -135,10 +135,11 @@ def parse_reference(mask: np.ndarray, spacing: Spacing = (1.0, 1.0, 1.0), conven
         table = tree.branches[["branch", "generation", "length_mm"]].copy()
         table.insert(2, "diameter_mm", 2 * tree.branches["radius_mm"])
         index, branch = tree.index, tree.centreline["branch"].to_numpy()
-        if rules.given_skeleton and len(cut.voxels) != len(tree.airway_index):  # else they are one and the same mask
-            index = (thin_voxels(cut.voxels[np.lexsort(cut.voxels.T[::-1])]) + cut.low)[:, ::-1]
+        voxels = coordinates(cut.box) + cut.low
+        if rules.given_skeleton and len(voxels) != len(tree.airway_index):  # else they are one and the same mask
+            index = thin_voxels(coordinates(parser_order(cut.box)))[:, ::-1] + cut.low
             branch = tree.branch_at(index)
-        _parses[key] = Reference(index, branch, table, (cut.voxels + cut.low)[:, ::-1], tree)
+        _parses[key] = Reference(index, branch, table, voxels, tree)
     _parses.move_to_end(key)
     while len(_parses) > PARSES_KEPT:
         _parses.popitem(last=False)
@@ -146,7 +147,7 @@ def parse_reference(mask: np.ndarray, spacing: Spacing = (1.0, 1.0, 1.0), conven
 
 
 def true_reference(tree: pd.DataFrame, shape: tuple[int, int, int], spacing: Spacing) -> Reference:
-    """A phantom's own tree (`tree.csv`, see `phantom.Phantom`) as a reference: its axes, sampled every half voxel.
+    """Turn a phantom's own tree (its `tree.csv`) into a reference: its axes, sampled every half voxel.
 
     shape: of the phantom's grid (z, y, x), whose origin is 0; spacing in mm (x, y, z).
     """

@@ -1,26 +1,26 @@
-"""Scores of an airway mask against a reference mask, under a named convention (see `reference`).
+"""Score an airway mask against a reference mask, under a named convention (see `reference`).
 
-TD (tree length detected) is the share of the reference skeleton's voxels inside the prediction; BD (branches detected)
-the share of reference branches with at least 80 % of theirs inside. The trachea is included.
+TD (tree length detected) is the share of the reference skeleton's voxels inside the prediction. BD (branches detected)
+is the share of reference branches with at least 80 % of their skeleton inside. The trachea is included.
 """
 
 import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import cc3d
 import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
 from airwaylib.errors import InputError
+from airwaylib.images.masks import largest_component
 from airwaylib.metrics.exact09 import exact09_columns
 from airwaylib.metrics.reference import Reference, Spacing, convention_by_name, parse_reference
-from airwaylib.trees.segments import cut_out, label_points, skeleton_pairs
+from airwaylib.trees.segments import cut_out, label_points, parser_order, skeleton_pairs
 from airwaylib.trees.skeleton import coordinates, thin_voxels
 
 DETECTED = 0.8  # share of a branch's skeleton voxels that must be inside the prediction
-DIAMETERS = (0, 2, 4, 6, 8, 20)  # mm; the bins of Zheng et al. 2021, figure 9; the last takes wider ones, too
+DIAMETERS = (0, 2, 4, 6, 8, 20)  # mm; bins of Zheng et al. 2021, figure 9; the last one is open
 
 
 def evaluate(
@@ -30,38 +30,38 @@ def evaluate(
     convention: str = "paper",
     branches: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """Score a mask against a reference mask.
+    """Score an airway mask against a reference mask.
 
     Parameters
     ----------
-    prediction, reference : array
-        Airway, boolean (D, H, W), on one grid.
+    prediction, reference : array (z, y, x)
+        Airway masks on one grid: boolean, or 0 and 1 of any type.
     spacing : tuple
         x, y, z in mm.
     convention : str
         "paper", "atm22", "atm26", "aiib23" or "exact09"; see `reference`.
     branches : array, optional
-        Labels of the reference's branches (D, H, W; 0 outside), where they are given; else the reference is parsed.
+        Given labels of the reference's branches (z, y, x; 0 outside). By default the reference is parsed.
 
     Returns
     -------
     dict
         In percent: `td`, `bd`, `dsc`, `precision`, `tpr`, `fpr` (of the background's voxels), `iou`, `leakage` (false
-        voxels by label voxels), `amr` (missed by label voxels), `cldice`; then `betti0_error`, `branches`,
+        voxels by label voxels), `amr` (missed by label voxels), `cldice`. Then `betti0_error`, `branches`,
         `branches_detected`, `length_mm` (of the tree) and `length_detected_mm`. Under "exact09" also the columns that
-        `exact09.COLUMNS` lists. An empty prediction scores 0 (`amr` 100, `betti0_error` 1). Of a largest component,
-        `betti0_error` is 0: it says something where a convention takes the mask as given.
+        `exact09.COLUMNS` lists. An empty prediction scores 0 (`amr` 100, `betti0_error` 1). `betti0_error` is 0 where
+        the convention takes the largest component.
 
     Raises
     ------
     InputError
-        Masks that are not boolean and 3-D, of different shapes, an empty reference, an unknown convention.
+        Masks that are not 3-D or hold other values, different shapes, an empty reference, an unknown convention.
 
     Examples
     --------
     >>> reference = np.zeros((9, 9, 20), bool); reference[3:6, 3:6] = True
     >>> half = reference.copy(); half[:, :, 10:] = False
-    >>> scores = evaluate(half, reference)
+    >>> scores = evaluate(half, reference, spacing=(0.7, 0.7, 1.0), convention="atm22")
     >>> scores["precision"], scores["tpr"], round(scores["dsc"], 1)
     (100.0, 50.0, 66.7)
     """
@@ -69,7 +69,7 @@ def evaluate(
 
 
 class Scores(NamedTuple):
-    """Scores of a mask, how much of each branch it holds (`Reference.score`), and its part that TD and BD take."""
+    """Scores of a mask, the share it holds of each branch (`Reference.score`), and its part that TD and BD take."""
 
     scores: dict[str, float]
     branches: pd.DataFrame
@@ -83,24 +83,23 @@ def evaluate_branches(
     convention: str = "paper",
     branches: np.ndarray | None = None,
 ) -> Scores:
-    """Score a mask as `evaluate` does, branch by branch, too."""
+    """Score a mask as `evaluate` does, and each branch of the reference."""
     rules = convention_by_name(convention)
-    check_masks(prediction=prediction, reference=reference)
+    prediction, reference = as_mask(prediction, "prediction"), as_mask(reference, "reference")
+    check_one_grid(prediction=prediction, reference=reference)
     parsed = parse_reference(reference, spacing, convention)
     if branches is not None:
-        check_masks(reference=reference, branches=branches != 0)
+        check_one_grid(reference=reference, branches=branches)
         parsed = parsed.with_branches(branches)
     part = largest_component(prediction, rules.component) if rules.component else prediction
     whole = part if rules.cut_overlap else prediction
-    scored = parsed.score(part)
-    detected = scored["share"] >= DETECTED
+    tree, scored = tree_scores(part, parsed)
     scores = {
-        "td": 100 * float(part[tuple(parsed.index.T)].mean()),
-        "bd": 100 * float(detected.mean()),
+        **tree,
         **overlap(whole, parsed.voxels),
         **shape_scores(whole, reference, parsed.index),
         "branches": len(scored),
-        "branches_detected": int(detected.sum()),
+        "branches_detected": int((scored["share"] >= DETECTED).sum()),
         "length_mm": float(scored["length_mm"].sum()),
         "length_detected_mm": float((scored["length_mm"] * scored["share"]).sum()),
     }
@@ -109,31 +108,35 @@ def evaluate_branches(
     return Scores(scores, scored, part)
 
 
-def check_masks(**masks: np.ndarray) -> None:
-    """Raise `InputError` unless the masks are boolean, 3-D and of one shape."""
-    for name, mask in masks.items():
-        if np.ndim(mask) != 3 or np.asarray(mask).dtype != bool:
-            kind = f"shape {np.shape(mask)} and type {np.asarray(mask).dtype}"
-            raise InputError(f"{name} of {kind}: it must be boolean (z, y, x)")
-    (first, one), (second, other) = masks.items()
-    if one.shape != other.shape:
-        raise InputError(f"{first} {one.shape} and {second} {other.shape} are not on one grid")
+def tree_scores(mask: np.ndarray, reference: Reference) -> tuple[dict[str, float], pd.DataFrame]:
+    """`td` and `bd` of a mask (z, y, x; boolean), percent, and its share of each branch (`Reference.score`)."""
+    scored = reference.score(mask)
+    td, bd = mask[tuple(reference.index.T)].mean(), (scored["share"] >= DETECTED).mean()
+    return {"td": 100 * float(td), "bd": 100 * float(bd)}, scored
 
 
-def largest_component(mask: np.ndarray, connectivity: int = 6) -> np.ndarray:
-    """The largest component of a boolean mask (D, H, W), 6- or 26-connected; an empty mask stays empty."""
-    if not mask.any():
-        return mask
-    box, voxels, low = cut_out(mask, margin=1)  # without it, cc3d fails on single rows (26-connected)
-    found = cc3d.connected_components(box, connectivity=connectivity, binary_image=True)[tuple(voxels.T)]
-    voxels = voxels[found == np.bincount(found).argmax()] + low
-    largest = np.zeros_like(mask)
-    largest[tuple(voxels.T[::-1])] = True
-    return largest
+def as_mask(array: np.ndarray, name: str) -> np.ndarray:
+    """Return a 3-D array of booleans, or of 0 and 1, as booleans; `InputError` names any other."""
+    array = np.asarray(array)
+    if array.ndim != 3:
+        raise InputError(f"{name} of shape {array.shape}: three axes (z, y, x) are needed")
+    if array.dtype == bool:
+        return array
+    mask = array == 1
+    if not (mask | (array == 0)).all():
+        raise InputError(f"{name} of type {array.dtype}: it must be a mask of booleans, or of 0 and 1")
+    return mask
+
+
+def check_one_grid(**arrays: np.ndarray) -> None:
+    """Raise `InputError` unless the two arrays have one shape."""
+    (first, one), (second, other) = ((name, np.shape(array)) for name, array in arrays.items())
+    if one != other:
+        raise InputError(f"{first} {one} and {second} {other} are not on one grid")
 
 
 def overlap(prediction: np.ndarray, voxels: np.ndarray) -> dict[str, float]:
-    """Scores of voxels in percent; `voxels` (M, 3) are the reference's."""
+    """Scores of voxels in percent; `voxels` (M, 3; z, y, x) are the reference's."""
     predicted, labelled = int(np.count_nonzero(prediction)), len(voxels)
     hit = int(np.count_nonzero(prediction[tuple(voxels.T)]))
     false, missed = predicted - hit, labelled - hit
@@ -152,8 +155,8 @@ def shape_scores(prediction: np.ndarray, reference: np.ndarray, skeleton: np.nda
     """`cldice` in percent and `betti0_error` = |26-connected components - 1|; `skeleton` (N, 3) is the reference's."""
     if not prediction.any():
         return {"cldice": 0.0, "betti0_error": 1}
-    box, _, low = cut_out(prediction)
-    own = (thin_voxels(coordinates(box)) + low)[:, ::-1]
+    box, low = cut_out(prediction)
+    own = thin_voxels(coordinates(parser_order(box)))[:, ::-1] + low
     components = label_points(len(own), skeleton_pairs(own)).max() + 1  # thinning keeps the number of components
     right, found = reference[tuple(own.T)].mean(), prediction[tuple(skeleton.T)].mean()
     cldice = 200 * right * found / (right + found) if right + found else 0.0
@@ -161,17 +164,17 @@ def shape_scores(prediction: np.ndarray, reference: np.ndarray, skeleton: np.nda
 
 
 def by_generation(scored: pd.DataFrame) -> pd.DataFrame:
-    """TD and BD of `Reference.score` by generation; see `by_group`."""
+    """Sum `Reference.score` up by generation; see `by_group`."""
     return by_group(scored, scored["generation"].rename("generation"))
 
 
 def by_diameter(scored: pd.DataFrame, edges: Sequence[float] = DIAMETERS) -> pd.DataFrame:
-    """TD and BD of `Reference.score` by the branches' diameter, in bins 0-2, 2-4, ... mm (lower edge included)."""
+    """Sum `Reference.score` up by diameter, in bins 0-2, 2-4, ... mm (lower edge included); see `by_group`."""
     return by_group(scored, diameter_bins(scored["diameter_mm"], edges))
 
 
 def diameter_bins(diameters: pd.Series, edges: Sequence[float] = DIAMETERS) -> pd.Series:
-    """The bin of each diameter (mm), categories 0-2, 2-4, ...: lower edge included, the last one open."""
+    """Put diameters (mm) into bins 0-2, 2-4, ...: lower edge included, the last one open."""
     names = [f"{low:g}-{high:g}" for low, high in itertools.pairwise(edges)]
     return pd.cut(diameters, [*edges[:-1], np.inf], right=False, labels=names).rename("diameter_mm")
 
@@ -179,22 +182,22 @@ def diameter_bins(diameters: pd.Series, edges: Sequence[float] = DIAMETERS) -> p
 def overlap_by_diameter(
     prediction: np.ndarray, label: np.ndarray, spacing: Spacing, reference: Reference
 ) -> pd.DataFrame:
-    """How well voxels agree around branches of each diameter; a voxel's diameter is that of the nearest branch's.
+    """Count agreeing voxels by airway diameter; a voxel has the diameter of the nearest branch.
 
     Parameters
     ----------
     prediction, label : array
-        Boolean (D, H, W); of a prediction, the part that the convention takes.
+        Boolean (z, y, x). Give the part of the prediction that the convention takes.
     spacing : tuple
         x, y, z in mm; distances to the branches' axes are in mm.
     reference : Reference
-        The branches, and the points of their axes; a phantom's own (`true_reference`), or parsed.
+        Branches and the points of their axes: a phantom's own (`true_reference`), or parsed.
 
     Returns
     -------
     DataFrame
-        A row a bin of `DIAMETERS`: diameter_mm, hit, false, missed (voxels), dsc, precision (percent; NaN where there
-        are no voxels).
+        One row a bin of `DIAMETERS`: diameter_mm, hit, false, missed (voxels), dsc, precision (percent; NaN without
+        voxels).
 
     Examples
     --------
@@ -218,7 +221,7 @@ def overlap_by_diameter(
 
 
 def with_overlap(counts: pd.DataFrame) -> pd.DataFrame:
-    """Counts of voxels (hit, false, missed) with their `dsc` and `precision`, percent; NaN where there are none."""
+    """Add `dsc` and `precision` (percent; NaN without voxels) to counts of voxels (hit, false, missed)."""
     hit, false, missed = (counts[name] for name in ("hit", "false", "missed"))
     return counts.assign(
         dsc=200 * hit / (2 * hit + false + missed).replace(0, np.nan),
@@ -227,7 +230,7 @@ def with_overlap(counts: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_group(scored: pd.DataFrame, group: pd.Series) -> pd.DataFrame:
-    """One row a group of branches: how many, how many detected, the same of points, bd and td (percent), length_mm."""
+    """Count branches and points, and those detected, in each group; with bd and td (percent) and length_mm."""
     counts = pd.DataFrame(
         {
             "branches": 1,
@@ -241,7 +244,7 @@ def by_group(scored: pd.DataFrame, group: pd.Series) -> pd.DataFrame:
 
 
 def pool_groups(tables: pd.DataFrame, group: str) -> pd.DataFrame:
-    """Tables of `by_group`, of several cases one below the other, summed up over the column `group`."""
+    """Sum tables of `by_group`, stacked over several cases, over the column `group`."""
     counts = ["branches", "branches_detected", "points", "points_detected", "length_mm"]
     sums = tables.groupby(group, observed=True)[counts].sum()
     sums.insert(4, "bd", 100 * sums["branches_detected"] / sums["branches"])

@@ -1,9 +1,9 @@
-"""A mask's airway tree: its branches, parents, generations, lengths and radii.
+"""Parse an airway mask into its tree: branches, parents, generations, lengths and radii.
 
-Branches are those of the public reference parser of ATM'22, see `segments`, whose numbers are reproduced exactly; the
-time grows with the airway's voxels. Lengths, radii, Strahler orders and angles are ours. Thinning shortens free ends,
-by about half a radius, and a branch of even width (2, 4, ... voxels) may lose its whole skeleton. The trachea is what
-the parser takes for it, the largest segment: where a spur parts the trachea, one part of it.
+Branches reproduce those of the public reference parser of ATM'22 exactly, see `segments`. Lengths, radii, Strahler
+orders and angles are ours. The time grows with the airway's voxels. Thinning shortens free ends by about half a radius,
+and a branch of even width (2, 4, ... voxels) may lose its whole skeleton. The trachea is the largest segment. If a spur
+splits it, only one of its parts is called trachea.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from scipy.sparse.csgraph import dijkstra
 from scipy.spatial import cKDTree
 
 from airwaylib.errors import InputError
+from airwaylib.images.masks import fill_holes, largest_component
 from airwaylib.trees import segments
 from airwaylib.trees.skeleton import coordinates, thin_voxels
 
@@ -70,17 +71,6 @@ class AirwayTree:
         """Rows of `centreline` along a branch's axis: from the last voxel of the branch it leaves to its far end."""
         of, previous = self.centreline["branch"].to_numpy(), self.centreline["previous"].to_numpy()
         return _axis(branch, of, previous, self.centreline["distance_mm"].to_numpy())
-
-    def graph(self):
-        """The branches as a `networkx.DiGraph`: a node a branch with the table's row, edges from parent to child."""
-        import networkx
-
-        graph = networkx.DiGraph()
-        for row in self.branches.to_dict("records"):
-            graph.add_node(row["branch"], **row)
-            if row["parent"]:
-                graph.add_edge(row["parent"], row["branch"])
-        return graph
 
     @cached_property
     def twigs(self) -> list[np.ndarray]:
@@ -141,7 +131,8 @@ def parse_tree(
     """
     if np.ndim(mask) != 3:
         raise InputError(f"mask of shape {np.shape(mask)}: three axes (z, y, x) are needed")
-    return parse_cut(segments.cut_out(np.asarray(mask), margin=1), np.shape(mask), spacing, origin, direction, merge)
+    cut = segments.cut_out(np.asarray(mask).astype(bool, copy=False), margin=1)
+    return parse_cut(cut, np.shape(mask), spacing, origin, direction, merge)
 
 
 def parse_cut(
@@ -152,12 +143,11 @@ def parse_cut(
     direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0),
     merge: bool = True,
 ) -> AirwayTree:
-    """Parse a mask of `shape` (z, y, x) from its box with a margin of 1, which is changed; else as `parse_tree`."""
+    """Parse a mask of `shape` (z, y, x) from its box with a margin of 1, as `parse_tree` does."""
     if np.shape(spacing) != (3,) or not np.isfinite(spacing).all() or min(spacing) <= 0:
         raise InputError(f"spacing {spacing} mm: it must be above 0 along x, y and z")
-    # The reference parser works on arrays in the order x, y, z; thinning and ties depend on it. Points are so, too.
-    segments.keep_largest_component(cut)
-    airway, low = cut.box, cut.low
+    # From here on, coordinates are in the reference parser's order x, y, z: thinning and ties depend on it.
+    airway, low = segments.parser_order(fill_holes(largest_component(cut.box))), cut.low[::-1]
     voxels = coordinates(airway)
     points = thin_voxels(voxels)
     segment = segments.label_segments(points)

@@ -1,21 +1,22 @@
-"""A mask's segments and the branches they merge into, by the steps of the public reference parser of ATM'22.
+"""Split a mask into segments and merge these into branches, by the steps of the public reference parser of ATM'22.
 
-Largest 6-connected component, holes filled; thinning; skeleton voxels with more than two neighbours dropped; what hangs
-together then is a segment, if it has 5 voxels; each airway voxel belongs to the nearest segment; the largest is the
-trachea; generations by breadth-first search over touching segments; merging. The steps work on the coordinates of the
-airway's voxels, in the order x, y, z of that parser, on which thinning and ties depend.
+1. Keep the largest 6-connected component, fill its holes, and thin it.
+2. Drop skeleton voxels with more than two neighbours; what stays connected is a segment if it has 5 voxels.
+3. Give each airway voxel to the nearest segment. The largest segment is the trachea.
+4. Count generations by breadth-first search over touching segments, and merge.
+
+All but the first steps work on coordinates in that parser's order x, y, z, on which thinning and ties depend.
 """
 
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from airwaylib.errors import InputError
-from airwaylib.trees.skeleton import NEIGHBOURS, coordinates
+from airwaylib.images.masks import bounding_box
+from airwaylib.trees.skeleton import coordinates
 
 LEAST_SEGMENT = 5  # voxels: a shorter segment is dropped
 MOST_NEIGHBOURS = 2  # of a skeleton voxel within a segment
@@ -23,45 +24,29 @@ Contacts = dict[tuple[int, int], int]  # faces between two segments a < b
 
 
 class Cut(NamedTuple):
-    """The box of a mask's voxels, in the order x, y, z.
-
-    `box`: the mask in it, boolean; `voxels` (N, 3): x, y, z in the box, in raster order of z, y, x; `low`: the corner's
-    index in the mask (x, y, z).
-    """
+    """A mask cut to the box of its True voxels: `box`, and `low`, its corner in the mask; both z, y, x."""
 
     box: np.ndarray
-    voxels: np.ndarray
     low: np.ndarray
 
 
 def cut_out(mask: np.ndarray, margin: int = 0) -> Cut:
-    """The box of a mask's (z, y, x) True voxels, `margin` wider on all sides.
+    """Cut a mask (z, y, x) to the box of its True voxels, with `margin` empty voxels added on all sides.
 
     Raises
     ------
     InputError
         The mask is empty.
     """
-    planes = np.flatnonzero(mask.any((1, 2)))
-    if not len(planes):
-        raise InputError("the mask is empty: there is no airway in it")
-    slab = mask[planes[0] : planes[-1] + 1]
-    seen = slab.any(0)
-    rows, columns = (np.flatnonzero(seen.any(axis)) for axis in (1, 0))
-    cut = np.ascontiguousarray(slab[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
-    voxels = coordinates(cut)[:, ::-1] + margin
-    box = np.zeros(np.add(cut.shape[::-1], 2 * margin), bool)
-    box[tuple(voxels.T)] = True
-    return Cut(box, voxels, np.array([columns[0], rows[0], planes[0]]) - margin)
+    box = bounding_box(mask)
+    return Cut(np.pad(mask[box], margin), np.array([side.start for side in box]) - margin)
 
 
-def keep_largest_component(cut: Cut) -> None:
-    """Leave the largest 6-connected component in a mask's box (with a margin of 1), with its holes filled; in place."""
-    box, voxels, _ = cut
-    flat = np.ravel_multi_index(tuple(voxels.T[::-1]), box.shape[::-1])  # ascends, as the voxels do
-    component = label_points(len(flat), face_pairs(flat, box.shape[::-1]))
-    box[tuple(voxels[component != np.bincount(component).argmax()].T)] = False
-    fill_holes(box)
+def parser_order(box: np.ndarray) -> np.ndarray:
+    """Reverse the axes of a mask (z, y, x) to the parser's x, y, z, contiguous in memory."""
+    turned = np.zeros(box.shape[::-1], bool)
+    turned[tuple(coordinates(box).T[::-1])] = True  # few voxels: faster than copying the transposed box
+    return turned
 
 
 def face_pairs(flat: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -85,28 +70,6 @@ def skeleton_pairs(points: np.ndarray) -> np.ndarray:
     return cKDTree(points).query_pairs(1.8, output_type="ndarray")
 
 
-def fill_holes(box: np.ndarray) -> None:
-    """Fill the background in a mask's box (with an empty margin) that no 6-connected way leads out of, in place."""
-    # Strategy: the background next to the mask (26-adjacent) is one piece around each hole and one around the outside,
-    # so only these voxels need labelling, and only around a piece that is not the outside's need holes be filled.
-    flat = np.flatnonzero(box)
-    strides = (box.shape[1] * box.shape[2], box.shape[2], 1)
-    near = np.zeros(box.size, bool)
-    for step in NEIGHBOURS @ strides:
-        near[flat + step] = True
-    near[flat] = False
-    shell = np.flatnonzero(near)
-    component = label_points(len(shell), face_pairs(shell, box.shape))
-    inner = np.flatnonzero(component != component[0])
-    if not len(inner):
-        return
-    place = np.stack(np.unravel_index(shell[inner], box.shape), 1)
-    for label in np.unique(component[inner]):
-        of = place[component[inner] == label]
-        around = tuple(slice(a - 1, b + 2) for a, b in zip(of.min(0), of.max(0), strict=True))
-        box[around] = ndimage.binary_fill_holes(box[around])
-
-
 def label_segments(points: np.ndarray) -> np.ndarray:
     """Segment (0, 1, ...) of each skeleton voxel (N, 3), in raster order of their first voxels; -1 if dropped."""
     pairs = skeleton_pairs(points)
@@ -121,21 +84,23 @@ def label_segments(points: np.ndarray) -> np.ndarray:
 
 
 def nearest_row(voxels: np.ndarray, points: np.ndarray, segment: np.ndarray) -> np.ndarray:
-    """Row of the segments' nearest skeleton voxel for each voxel (N, 3), in voxels; of equals the first by z, y, x."""
-    # Strategy: with the skeleton in that order, the least row wins. Distances are roots of whole numbers, so that equal
-    # ones are equal to the last bit.
+    """Row of the nearest skeleton voxel of a segment for each voxel (N, 3), in voxels; of equals the first by z, y, x.
+
+    points (M, 3), segment (M,): the skeleton, -1 where a voxel belongs to no segment.
+    """
     rows = np.flatnonzero(segment >= 0)
-    rows = rows[np.lexsort(points[rows].T)]
-    tree, count = cKDTree(points[rows]), min(2, len(rows))
-    distance, near = tree.query(voxels, k=range(1, count + 1), workers=-1)
-    tied = np.flatnonzero(distance[:, 0] == distance[:, -1])
-    near[tied, 0] = near[tied].min(1)
-    while len(tied) and count < len(rows):
-        count = min(4 * count, len(rows))
-        distance, more = tree.query(voxels[tied], k=count, workers=-1)
-        near[tied, 0] = np.where(distance == distance[:, :1], more, len(rows)).min(1)
-        tied = tied[distance[:, 0] == distance[:, -1]]
-    return rows[near[:, 0]]
+    rows = rows[np.lexsort(points[rows].T)]  # by z, y, x: of equally near voxels, the least number wins
+    tree, nearest = cKDTree(points[rows]), np.empty(len(voxels), int)
+    undecided, count = np.arange(len(voxels)), 2
+    while len(undecided):
+        count = min(count, len(rows))
+        distance, number = tree.query(voxels[undecided], k=range(1, count + 1), workers=-1)
+        # Distances are roots of whole numbers, so equal ones are equal to the last bit.
+        nearest[undecided] = np.where(distance == distance[:, :1], number, len(rows)).min(1)
+        # Where all that were found are equally near, there may be more of them.
+        undecided = undecided[(distance[:, 0] == distance[:, -1]) & (count < len(rows))]
+        count *= 4
+    return rows[nearest]
 
 
 def count_contacts(shape: tuple[int, ...], voxels: np.ndarray, label: np.ndarray) -> Contacts:

@@ -1,22 +1,20 @@
-"""Precision against tree length detected, as the probability from which on a voxel is airway goes from low to high.
+"""Trace precision against tree length detected over the threshold of the airway probability.
 
-A mask at one threshold is one point of a curve; two runs are told apart by their curves, not by where on them each
-threshold happens to lie.
+A mask at one threshold is one point of a curve. Compare runs by their curves, not by single points.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from torch import Tensor, nn
 
-from airwaylib.images.lungs import lung_mask
 from airwaylib.images.volume import Volume
-from airwaylib.inference.segment import airway_component, decoder_probability, segment_maps
+from airwaylib.inference.segment import airway_mask, checked_lung, probability_map
 from airwaylib.metrics.reference import parse_reference
-from airwaylib.metrics.scores import DETECTED, largest_component, overlap
-from airwaylib.networks.checkpoints import CheckpointInfo, load_checkpoint
+from airwaylib.metrics.scores import overlap, tree_scores
+from airwaylib.networks.checkpoints import load_checkpoint
 from airwaystudy import home
 from airwaystudy.data.cases import find_case, read_case
 from airwaystudy.plan.runs import StudyRuns, runs_of
@@ -34,9 +32,8 @@ def trade_off(
 ) -> pd.DataFrame:
     """Scores of a run's test cases at each threshold (percent, convention `paper`): `COLUMNS`.
 
-    An empty mask has no precision (NaN).
-    Kept in the run's trade_off.csv, which is taken if it is younger than the checkpoint and has the same cases and
-    thresholds.
+    An empty mask has no precision (NaN). The table is kept in the run's trade_off.csv, and reused if that is newer than
+    the checkpoint and has the same cases and thresholds.
 
     Raises
     ------
@@ -57,44 +54,30 @@ def trade_off(
     rows = []
     for case in config.test_cases:
         ct, label, _ = read_case(find_case(home.path(config.data), case))
-        probability = probability_map(ct, network, info, config.device)
-        rows += [{"case": case, **row} for row in curve(probability.array, ct, label, probabilities)]
+        lung = checked_lung(ct)
+        probability = probability_map(ct, network, info, config.device, progress=False, lung=lung)
+        rows += [{"case": case, **row} for row in curve(probability, lung, label, probabilities)]
     table = pd.DataFrame(rows, columns=COLUMNS)
     home.write_csv(path, table)
     return table
 
 
-def probability_map(ct: Volume, network: nn.Module, info: CheckpointInfo, device: str = "auto") -> Volume:
-    """Airway probability of every voxel on the CT's grid, float32; 0 away from the lungs' windows."""
-
-    def twice(network: nn.Module, image: Tensor) -> Tensor:
-        # `segment_maps` makes a mask of the first map and gives back the others.
-        return decoder_probability(network, image).repeat(1, 2, 1, 1, 1)
-
-    return segment_maps(ct, network, info, twice, 2, device=device, progress=False)[1][0]
-
-
-def curve(probability: np.ndarray, ct: Volume, label: Volume, probabilities: Iterable[float]) -> list[dict[str, float]]:
-    """Scores at each threshold (`COLUMNS` without the case) of the component that `inference.segment` would take."""
-    lung, rows = lung_mask(ct), []
+def curve(probability: Volume, lung: np.ndarray, label: Volume, thresholds: Iterable[float]) -> list[dict[str, float]]:
+    """Scores of the mask at each threshold: `COLUMNS` without the case."""
+    rows = []
     reference = parse_reference(label.array, label.spacing)
-    for threshold in probabilities:
-        mask = largest_component(airway_component(probability >= threshold, lung, ct.spacing))
+    for threshold in thresholds:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an empty mask at a high threshold is part of the curve
+            mask = airway_mask(probability, lung, threshold).array
         found = overlap(mask, reference.voxels)
-        rows.append(
-            {
-                "probability": threshold,
-                "td": 100 * float(mask[tuple(reference.index.T)].mean()),
-                "bd": 100 * float((reference.score(mask)["share"] >= DETECTED).mean()),
-                "precision": found["precision"] if mask.any() else np.nan,
-                "dsc": found["dsc"],
-            }
-        )
+        precision = {"precision": found["precision"] if mask.any() else np.nan}
+        rows.append({"probability": threshold, **tree_scores(mask, reference)[0], **precision, "dsc": found["dsc"]})
     return rows
 
 
 def trade_offs(runs: StudyRuns, variants: Iterable[str], progress: Callable[[Any], Any] = iter) -> pd.DataFrame:
-    """`trade_off` of all finished runs of the variants: variant, seed, `COLUMNS`. progress: wraps the runs."""
+    """Collect `trade_off` of all finished runs of the variants: variant, seed, `COLUMNS`. progress: wraps the runs."""
     tables = []
     for run in progress([run for variant in variants for run in runs_of(runs, variant)]):
         row = runs.table.set_index("run").loc[run]
@@ -103,10 +86,10 @@ def trade_offs(runs: StudyRuns, variants: Iterable[str], progress: Callable[[Any
 
 
 def td_at_precision(curves: pd.DataFrame, precisions: Sequence[float] = PRECISIONS) -> pd.DataFrame:
-    """The longest tree that each run finds at a precision of at least so much (percent), by moving the threshold.
+    """Find the longest tree that each run reaches at a given precision or better (percent), by moving the threshold.
 
-    curves: as `trade_offs` gives them. A run's scores are means over its cases, and go straight from one threshold to
-    the next. Returns variant, seed, precision (that is asked for) and td; nan where no threshold reaches it.
+    curves: from `trade_offs`. A run's scores are means over its cases, interpolated linearly between thresholds.
+    Returns variant, seed, precision (the given one) and td; NaN where no threshold reaches it.
     """
     rows = []
     means = curves.groupby(["variant", "seed", "probability"], sort=False)[["precision", "td"]].mean()

@@ -25,7 +25,8 @@ from zarr.codecs import BloscCodec
 
 from airwaylib.errors import InputError
 from airwaylib.files import atomic_path
-from airwaylib.images.lungs import bounding_box, lung_mask
+from airwaylib.images.lungs import lung_mask
+from airwaylib.images.masks import bounding_box
 from airwaylib.images.volume import Volume, window
 from airwaylib.losses.distance import check_unit, distance_to_centreline
 from airwaylib.trees.parse import AXES, AirwayTree, parse_tree

@@ -7,10 +7,8 @@ Published values (Weibel 1963; Horsfield & Cumming 1968; Raabe et al. 1976; Kita
 human lungs and the rules fitted to them.
 """
 
-import base64
 from pathlib import Path
 from typing import NamedTuple
-from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -41,9 +39,6 @@ PUBLISHED = {
     "diameter_ratio": (1.35, 1.45, "Horsfield & Cumming 1968, Strahler orders"),
 }
 """Least and largest of a scale-free property, and the source."""
-
-NUMPY_TYPES = {"Float64": "f8", "Float32": "f4", "Int64": "i8", "Int32": "i4", "UInt64": "u8", "UInt32": "u4"}
-NUMPY_TYPES |= {"UInt8": "u1", "Int8": "i1"}
 
 
 def scaled_weibel(lung_ml: float) -> pd.DataFrame:
@@ -160,7 +155,7 @@ def centreline_branches(line: Centreline) -> pd.DataFrame:
 
 
 def parsed_branches(tree: AirwayTree) -> pd.DataFrame:
-    """Branches (`branch_table`) of a mask's parsed tree: of its merged branches, as the reference parser cuts them."""
+    """Tabulate the merged branches (`branch_table`) of a mask's parsed tree."""
     table = tree.branches
     start, end = (table[[f"{name}_{axis}" for axis in "xyz"]].to_numpy() for name in ("start", "end"))
     return branch_table(
@@ -261,39 +256,20 @@ def summary(branches: pd.DataFrame) -> dict[str, float]:
 def read_centreline(path: str | Path) -> Centreline:
     """Read lines of two points each and their point data `radius` from a VTK XML unstructured grid (.vtu).
 
-    ASCII, inline binary and appended base64 data, uncompressed.
-
     Raises
     ------
     InputError
         Not such a file; cells that are not lines; no radius.
     """
+    from meshio import vtu
+
     try:
-        root = ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
-        raise InputError(f"{path}: not a VTK XML file ({error})") from None
-    if root.get("compressor") or root.get("byte_order", "LittleEndian") != "LittleEndian":
-        raise InputError(f"{path}: only uncompressed little-endian data can be read")
-    points, radius = root.find(".//Points/DataArray"), root.find(".//PointData/DataArray[@Name='radius']")
-    lines = root.find(".//Cells/DataArray[@Name='connectivity']")
-    if points is None or radius is None or lines is None:
-        raise InputError(f"{path}: points, point data radius and cells are needed")
-    points, radius, edges = (vtk_array(root, array) for array in (points, radius, lines))
-    offsets = vtk_array(root, root.find(".//Cells/DataArray[@Name='offsets']"))
-    if (np.diff(offsets, prepend=0) != 2).any():
+        mesh = vtu.read(path)
+    except Exception as error:  # of any type: meshio raises what it meets in a damaged file
+        raise InputError(f"{path}: not a VTK XML file of an unstructured grid ({error})") from error
+    if "radius" not in mesh.point_data:
+        raise InputError(f"{path}: no point data radius; the radii of the centreline are needed")
+    if [cells.type for cells in mesh.cells] != ["line"]:
         raise InputError(f"{path}: every cell must be a line of two points")
-    return Centreline(points.reshape(-1, 3).astype(float), radius.astype(float), edges.reshape(-1, 2).astype(int))
-
-
-def vtk_array(root: ElementTree.Element, array: ElementTree.Element) -> np.ndarray:
-    """Values of a DataArray: as ASCII, or base64 of a byte count and the bytes, inline or in the appended data."""
-    dtype = "<" + NUMPY_TYPES[array.get("type")]
-    if array.get("format") == "ascii":
-        return np.array(array.text.split(), dtype)
-    text = array.text
-    if array.get("format") == "appended":
-        text = root.find("AppendedData").text.strip().removeprefix("_")[int(array.get("offset")) :]
-    head = np.dtype("<" + NUMPY_TYPES[root.get("header_type", "UInt32")])
-    text = text.strip()
-    count = int(np.frombuffer(base64.b64decode(text[:16]), head, 1)[0]) + head.itemsize
-    return np.frombuffer(base64.b64decode(text[: -(-count // 3) * 4]), np.uint8)[head.itemsize : count].view(dtype)
+    radius, edges = mesh.point_data["radius"].astype(float), mesh.cells[0].data.astype(int)
+    return Centreline(mesh.points.astype(float), radius, edges)

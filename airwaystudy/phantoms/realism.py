@@ -16,7 +16,8 @@ from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes
 
 from airwaylib.errors import InputError
-from airwaylib.images.lungs import bounding_box, lung_mask
+from airwaylib.images.lungs import lung_mask
+from airwaylib.images.masks import bounding_box
 from airwaylib.images.volume import Volume
 from airwaylib.metrics.intervals import bootstrap_interval
 from airwaylib.trees.parse import parse_tree

@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from airwaylib.errors import InputError
+from airwaylib.inference.segment import choose_device
 from airwaystudy.training.config import TrainConfig
 
 
@@ -33,9 +34,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
     InputError
         No such device, fewer of them than processes, or another number of processes than `devices`.
     """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device 'cuda' asked for, but no CUDA device is visible; use device auto or cpu")
-    cuda = config.device != "cpu" and torch.cuda.is_available()
+    cuda = choose_device(config.device).type == "cuda"
     processes, here = world_size(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if processes != config.devices:
         raise InputError(

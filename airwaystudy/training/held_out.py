@@ -10,7 +10,7 @@ from torch import nn
 from airwaylib.errors import InputError
 from airwaylib.images.volume import Volume, read_mask, write_volume
 from airwaylib.inference.segment import segment
-from airwaylib.metrics.cases import Evaluation, score_case, true_tree
+from airwaylib.metrics.cases import Evaluation, Scored, score_case, score_cases, true_tree
 from airwaylib.metrics.reference import convention_by_name
 from airwaylib.networks.checkpoints import CheckpointInfo, load_checkpoint
 from airwaystudy import home
@@ -45,9 +45,8 @@ def score_test_cases(
     """Segment every test case's CT with the run's checkpoint and score it (percent).
 
     Writes the masks to the run's predictions/, scores_by_diameter.csv, scores_by_generation.csv and, last, scores.csv:
-    one row a case. Masks newer than the checkpoint are reused, so an interrupted call can be repeated. Of a phantom,
-    its own tree decides about branches by diameter; see `evaluation`. A case that fails is noted in the evaluation's
-    `faults`. progress: wraps the iteration over the cases, such as `tqdm`.
+    one row a case. Masks newer than the checkpoint are reused, so an interrupted call can be repeated. A phantom's own
+    tree gives the branches by diameter; see `metrics.cases`. progress: wraps the iteration over the cases.
 
     Raises
     ------
@@ -58,23 +57,14 @@ def score_test_cases(
         raise InputError(f"{config.folder}: the run has no test_cases to score; name masks and references instead")
     convention_by_name(convention)  # an unknown one is an error before anything is segmented
     trained = load_checkpoint(config.checkpoint)  # and so is a missing checkpoint
-    evaluation, rows = Evaluation(convention), []
-    for case in progress(config.test_cases):
-        try:
-            files = find_case(home.path(config.data), case)
-            ct, label, _ = read_case(files)
-            prediction = load_or_segment(config, case, ct, *trained)
-            scores, groups = score_case(prediction, label, convention, truth=true_tree(files.airway))
-        except InputError as error:
-            evaluation.faults[case] = str(error)
-            continue
-        rows.append({"case": case, **scores})
-        evaluation.groups[case] = groups
-        if not prediction.array.any():
-            evaluation.empty.append(case)
-    if not rows:
-        raise InputError("; ".join(f"{case}: {why}" for case, why in evaluation.faults.items()))
-    evaluation.scores = pd.DataFrame(rows)
+
+    def score(case: str) -> Scored:
+        files = find_case(home.path(config.data), case)
+        ct, label, _ = read_case(files)
+        prediction = load_or_segment(config, case, ct, *trained)
+        return prediction, *score_case(prediction, label, convention, truth=true_tree(files.airway))
+
+    evaluation = score_cases(config.test_cases, score, convention, progress)
     for group in ("by_diameter", "by_generation"):
         tables = [groups[group].assign(case=case) for case, groups in evaluation.groups.items()]
         home.write_csv(config.folder / f"scores_{group}.csv", pd.concat(tables))

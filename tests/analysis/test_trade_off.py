@@ -8,6 +8,7 @@ import pytest
 from tiny_cases import tiny_case
 
 from airwaylib.errors import InputError
+from airwaylib.images.lungs import lung_mask
 from airwaylib.images.volume import write_volume
 from airwaylib.inference.segment import segment
 from airwaylib.metrics.scores import evaluate
@@ -25,7 +26,7 @@ def test_a_curve_by_hand():
     left[:, :, 28:] = False
     probability[left] = 0.4
     probability[30:34, 28:32, 26:30] = 0.2  # 64 voxels outside the label, touching it
-    low, middle, high, none = curve(probability, ct, label, (0.1, 0.3, 0.5, 0.9))
+    low, middle, high, none = curve(label.with_array(probability), lung_mask(ct), label, (0.1, 0.3, 0.5, 0.9))
     size = label.array.sum()
     assert (low["td"], low["bd"]) == (100, 100)
     assert low["precision"] == pytest.approx(100 * size / (size + 64))

@@ -11,7 +11,8 @@ import zarr
 from scipy import ndimage
 
 from airwaylib.errors import InputError
-from airwaylib.images.lungs import lung_box, lung_mask
+from airwaylib.images.lungs import lung_mask
+from airwaylib.images.masks import bounding_box
 from airwaylib.images.volume import Volume, write_volume
 from airwaylib.trees.axes import tubes
 from airwaylib.trees.skeleton import thin
@@ -197,7 +198,7 @@ def box_of(store):
 
 def test_store_holds_the_lungs_box_and_five_voxels(stores, placed):
     box = box_of(stores["mm"])
-    assert box == lung_box(placed[0], 5)
+    assert box == bounding_box(lung_mask(placed[0]), 5)
     occupied = np.argwhere(mini().lung.array)
     for side, low, high, size in zip(box, occupied.min(0), occupied.max(0), (128,) * 3, strict=True):
         assert side.start <= max(low - MARGIN + 1, 0) and side.stop >= min(high + MARGIN, size)

@@ -5,7 +5,8 @@ import pytest
 from scipy import ndimage
 
 from airwaylib.errors import InputError
-from airwaylib.images.lungs import AIR, enlarge, lung_box, lung_mask, sides_with_body
+from airwaylib.images.lungs import AIR, enlarge, lung_mask, sides_with_body
+from airwaylib.images.masks import bounding_box
 from airwaylib.images.volume import Volume, read_ct
 from airwaystudy.phantoms.case import make_phantom
 
@@ -47,7 +48,7 @@ def test_lungs_that_a_tight_crop_brings_to_all_borders_are_kept():
         ct = Volume(hu[crop], (1.5, 1.5, 1.5))
         mask = lung_mask(ct)
         assert mask.sum() > share * (ct.array == -850).sum()
-        assert lung_box(ct) == tuple(slice(0, size) for size in mask.shape)
+        assert bounding_box(mask, 5) == tuple(slice(0, size) for size in mask.shape)
 
 
 @pytest.mark.parametrize("padding", [-1024, -2000, -3024])
@@ -100,13 +101,6 @@ def test_emphysema_is_lung_yet():
     hu = thorax()
     hu[hu == -850] = -950
     assert lung_mask(Volume(hu)).sum() == LUNGS
-
-
-def test_box_has_a_margin_and_is_cut_at_the_border():
-    ct = Volume(thorax())
-    assert lung_box(ct) == (slice(5, 60), slice(20, 80), slice(15, 105))
-    assert lung_box(ct, margin=0) == (slice(10, 60), slice(25, 75), slice(20, 100))
-    assert lung_box(ct, margin=22) == (slice(0, 60), slice(3, 97), slice(0, 120))
 
 
 @pytest.mark.parametrize("hu", [40, -1000, -850])
@@ -168,4 +162,4 @@ def test_patients(name, millilitres, box):
     mask = lung_mask(ct)
     # Numbers of masks that were looked at; two voxels and 2 % leave room for another threshold, not for a lost lobe.
     assert mask.sum() * np.prod(ct.spacing) / 1000 == pytest.approx(millilitres, rel=0.02)
-    assert np.abs(np.array([(side.start, side.stop) for side in lung_box(ct)]) - box).max() <= 2
+    assert np.abs(np.array([(side.start, side.stop) for side in bounding_box(mask, 5)]) - box).max() <= 2

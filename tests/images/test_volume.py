@@ -10,12 +10,14 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.ndimage import map_coordinates
+from synthetic_dicom import write_slices
 
 from airwaylib.errors import InputError
 from airwaylib.images.files import check_output
@@ -453,7 +455,7 @@ def test_text_header_that_lacks_the_spacing(written, suffix, old):
 
 def write_series(folder, count=4, uid="1.2.3.1", description="thin", place=lambda k: (0, 0, 2 * k), **change):
     """Write `count` slices of 6 x 5 pixels of 0.7 x 0.6 mm, stored + 1024; slice k holds 1000 * k - 900 - x HU."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, parents=True)
     axes = change.get("axes", (1, 0, 0, 0, 1, 0))
     for k in range(count):
         grey = np.int16(1000 * k - 900) - np.arange(change.get("columns", 6), dtype=np.int16)
@@ -484,11 +486,10 @@ def test_dicom_in_hu_and_in_place(tmp_path):
     assert volume.array[3, 2].tolist() == [-900, -901, -902, -903, -904, -905]
 
 
-def test_dicom_slices_are_put_in_order(tmp_path, monkeypatch):
+def test_dicom_slices_are_put_in_order(tmp_path):
     folder = write_series(tmp_path / "ct")
-    names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), "1.2.3.1")
-    mixed = [names[k] for k in (2, 0, 3, 1)]
-    monkeypatch.setattr(sitk.ImageSeriesReader, "GetGDCMSeriesFileNames", staticmethod(lambda folder, uid: mixed))
+    for k, name in enumerate("cadb"):
+        (folder / f"1.2.3.1-{k}.dcm").rename(folder / name)  # a CD's files have no suffix
     volume = read_ct(folder)
     assert volume.array[:, 0, 0].tolist() == [-900, 100, 1100, 2100]
     assert volume.origin == (0, 0, 0)
@@ -508,11 +509,44 @@ def test_dicom_oblique(tmp_path):
 def test_dicom_of_several_series(tmp_path):
     folder = write_series(tmp_path / "ct", count=4)
     write_series(folder, count=3, uid="1.2.3.2", description="thick", place=lambda k: (0, 0, 5 * k))
-    message = one_line(folder, "several series")
-    assert "1.2.3.1 (4 slices, 'thin'), 1.2.3.2 (3 slices, 'thick')" in message
+    message = one_line(folder, "holds 2 CT series: choose one with --series UID")
+    assert "1.2.3.1 (4 slices of 6 x 5, 'thin'), 1.2.3.2 (3 slices of 6 x 5, 'thick')" in message
     assert read_volume(folder, series="1.2.3.1").array.shape == (4, 5, 6)
     assert read_ct(folder, series="1.2.3.2").spacing == (0.7, 0.6, 5)
-    assert "1.2.3.2 (3 slices, 'thick')" in one_line(folder, "no series 1.2.3.9", series="1.2.3.9")
+    assert "1.2.3.2 (3 slices of 6 x 5, 'thick')" in one_line(folder, "no series 1.2.3.9", series="1.2.3.9")
+
+
+def test_dicom_folders_of_folders_are_searched(tmp_path):
+    """A CD: patients, studies, series; an index, a viewer, a scout image and a report beside the CT."""
+    cd = tmp_path / "cd"
+    series = cd / "DICOM/PA000000/ST000000"
+    write_series(series / "SE000000")
+    scout = write_slices(series / "SE000001", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    report = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.11", "Modality": "SR"}
+    write_slices(series / "SE000002", **report, Rows=None, Columns=None, PixelData=None)
+    (cd / "viewer.exe").write_bytes(np.random.default_rng(0).bytes(3000))
+    assert read_ct(cd).array[:, 0, 0].tolist() == [-900, 100, 1100, 2100]
+    uid = pydicom.dcmread(next(scout.iterdir())).SeriesInstanceUID
+    assert read_volume(cd, series=uid).array.shape == (6, 5, 7)
+    write_series(series / "SE000003", uid="1.2.3.2", description="thick", count=3)
+    message = one_line(cd, "holds 2 CT series: choose one with --series UID")
+    assert "1.2.3.1 (4 slices of 6 x 5, 'thin'), 1.2.3.2 (3 slices of 6 x 5, 'thick')" in message
+
+
+def test_a_folder_of_other_images_is_told(tmp_path):
+    for name in ("a.nii.gz", "b.nrrd"):
+        write_volume(oblique_volume(), tmp_path / name)
+    one_line(tmp_path, "no DICOM slices in this folder or below it; it holds images (a.nii.gz, b.nrrd): give one")
+
+
+@pytest.mark.parametrize("name", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"])
+def test_dicom_slices_without_their_place_are_named(tmp_path, name):
+    folder = write_slices(tmp_path / "ct")
+    path = folder / "003.dcm"
+    header = pydicom.dcmread(path)
+    delattr(header, name)
+    header.save_as(path)
+    one_line(folder, f"003.dcm: no sound {name}")
 
 
 def test_dicom_folders_without_a_stack(tmp_path):

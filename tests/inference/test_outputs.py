@@ -11,7 +11,7 @@ from airwaylib.errors import InputError
 from airwaylib.images.dicom_seg import read_sources
 from airwaylib.images.mesh import surface
 from airwaylib.images.volume import Volume, read_mask, read_volume
-from airwaylib.inference.outputs import Outputs, segment_file, uncertainty_beside
+from airwaylib.inference.outputs import Found, Outputs, segment_file, uncertainty_beside
 from airwaylib.networks.checkpoints import CheckpointInfo, build_network, save_checkpoint
 from airwaylib.trees.parse import parse_tree
 
@@ -30,7 +30,7 @@ def test_all_are_written_and_hold_the_mask(tmp_path):
     outputs = Outputs(*(tmp_path / "out" / name for name in names))
     outputs.check(folder)
     assert not (tmp_path / "out").exists()
-    outputs.write(mask, spread, read_sources(folder), "weights")
+    outputs.write(Found(mask, spread, read_sources(folder), "weights"))
     assert {path.name for path in (tmp_path / "out").iterdir()} == set(names)
     np.testing.assert_array_equal(read_mask(outputs.mask, ct).array, mask.array)
     assert pydicom.dcmread(outputs.dicom_seg).NumberOfFrames == 16
@@ -51,7 +51,7 @@ def test_a_dicom_folder_becomes_a_segmentation_of_its_slices(tmp_path):
     save_checkpoint(tmp_path / "net.safetensors", build_network(info.network, **info.parameters), info)
     outputs = Outputs(tmp_path / "a.nrrd", dicom_seg=tmp_path / "a.dcm", uncertainty=tmp_path / "b.nrrd")
     found = segment_file(
-        folder, outputs, tmp_path / "net.safetensors", samples=2, probability=0.05, device="cpu", progress=False
+        folder, outputs, tmp_path / "net.safetensors", samples=2, threshold=0.05, device="cpu", progress=False
     )
     ct = read_volume(folder)
     mask, segmentation = read_mask(outputs.mask, ct), pydicom.dcmread(outputs.dicom_seg)
@@ -70,9 +70,9 @@ def test_a_dicom_folder_becomes_a_segmentation_of_its_slices(tmp_path):
 def test_an_empty_mask_is_written_alone(tmp_path):
     outputs = Outputs(tmp_path / "mask.nii.gz", mesh=tmp_path / "mesh.ply", tree=tmp_path / "tree.csv")
     with pytest.raises(InputError, match=r"mesh.ply, .*tree.csv: not written, no airway was found.*mask.nii.gz"):
-        outputs.write(Volume(np.zeros((5, 5, 5), bool)), None, None, "weights")
+        outputs.write(Found(Volume(np.zeros((5, 5, 5), bool))))
     assert [path.name for path in tmp_path.iterdir()] == ["mask.nii.gz"]
-    Outputs(tmp_path / "mask.nii.gz").write(Volume(np.zeros((5, 5, 5), bool)), None, None, "weights")
+    Outputs(tmp_path / "mask.nii.gz").write(Found(Volume(np.zeros((5, 5, 5), bool))))
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,21 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
 from airwaylib.errors import InputError
-from airwaylib.images.lungs import bounding_box, lung_mask
+from airwaylib.images.lungs import lung_mask
+from airwaylib.images.masks import bounding_box, largest_component
 from airwaylib.images.volume import Volume, read_ct, window
-from airwaylib.inference.segment import airway_component, choose_device, count_windows, predict_probability, segment
-from airwaylib.metrics.scores import largest_component
+from airwaylib.inference.segment import (
+    airway_component,
+    airway_mask,
+    choose_device,
+    predict_probability,
+    probability_map,
+    segment,
+)
 from airwaylib.networks.checkpoints import CheckpointInfo
 from airwaystudy.phantoms.case import make_phantom
 
@@ -93,8 +101,22 @@ def test_windows_without_lung_are_skipped_and_nothing_changes_in_the_lung(overla
     part = predict_probability(some, image, lung, 32, overlap)
     np.testing.assert_array_equal(part[lung], whole[lung])
     assert (part <= whole + 1e-6).all() and part[60, 40, 90] == 0
-    assert len(every.windows) == count_windows(np.ones(image.shape, bool), [32] * 3, overlap)
-    assert len(some.windows) == count_windows(lung, [32] * 3, overlap) < len(every.windows)
+    stride = int(32 * (1 - overlap))
+    starts = [[min(k * stride, n - 32) for k in range(-(-(n - 32) // stride) + 1)] for n in image.shape]
+    assert len(every.windows) == np.prod([len(along) for along in starts])
+    ends = zip(starts, (3, 4, 5), (9, 30, 40), strict=True)
+    near = [[s for s in along if s < stop and s + 32 > first] for along, first, stop in ends]
+    assert len(some.windows) == np.prod([len(along) for along in near]) < len(every.windows)
+
+
+@pytest.mark.parametrize("overlap", [0, 0.25, 0.5])
+def test_the_mean_is_monais(overlap):
+    """MONAI's sliding window over the whole image, its weights constant, to the last bit."""
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 70), dtype=np.uint8)
+    ours = predict_probability(Fake(local), image, np.ones(image.shape, bool), 32, overlap, progress=False)
+    whole = torch.from_numpy(image)[None, None].float() / 255
+    theirs = sliding_window_inference(whole, (32, 32, 32), 1, lambda x: torch.sigmoid(local(x)), overlap)
+    np.testing.assert_array_equal(ours, theirs[0, 0].numpy())
 
 
 def test_without_any_lung_nothing_runs():
@@ -157,6 +179,18 @@ def test_segment_finds_the_airway_exactly():
     np.testing.assert_array_equal(mask.array, airway)
 
 
+@pytest.mark.parametrize("spacing", [None, 1.0])
+def test_segment_is_the_two_steps(spacing):
+    ct, info = Volume(thorax()[0], (1.2, 1.2, 1.2)), dataclasses.replace(INFO, spacing=spacing)
+    probability, lung = probability_map(ct, air(), info, progress=False), lung_mask(ct)
+    assert probability.same_grid(ct) and probability.array.dtype == np.float32
+    box, outside = bounding_box(lung, 5), probability.array.copy()
+    outside[box] = 0
+    assert not outside.any() and 0.9 < probability.array.max() <= 1
+    both = [airway_mask(probability, lung, 0.3), segment(ct, air(), info, 0.3, progress=False)]
+    np.testing.assert_array_equal(both[0].array, both[1].array)
+
+
 def test_only_the_largest_6_connected_component_stays():
     hu, airway = thorax()
     hu[30, 20, 20] = -1000
@@ -166,6 +200,7 @@ def test_only_the_largest_6_connected_component_stays():
 
 def test_the_component_that_reaches_farthest_through_the_lungs_stays():
     mask, lung = np.zeros((2, 12, 9, 9), bool)
+    mask[0, 8, 8] = True  # the first component, none of it in the lungs
     mask[1, 1, 1:8] = True  # the longest row, but hardly in the lungs
     mask[5:7, 5:7, 1:4] = True  # most voxels in the lungs
     mask[8, 8, 1:6] = mask[10, 8, 1:3] = True  # farthest through the lungs: five; and a rest
@@ -237,16 +272,16 @@ def test_a_checkpoint_brings_its_own_threshold():
     ct, info = Volume(hu, (1.2, 1.2, 1.2)), dataclasses.replace(INFO, probability=0.3)
     np.testing.assert_array_equal(segment(ct, network, info, progress=False).array, airway)
     with pytest.warns(UserWarning, match="no airway found"):
-        segment(ct, network, info, probability=0.5, progress=False)
+        segment(ct, network, info, threshold=0.5, progress=False)
 
 
 @pytest.mark.parametrize(
     ("shape", "arguments", "message"),
     [
         ((15, 60, 60), {}, r"\(15, 60, 60\) voxels .* too small: 16 along each axis"),
-        ((40, 60, 60), {"probability": 0.0}, "probability 0.0"),
-        ((40, 60, 60), {"probability": 1.0}, "probability 1.0"),
-        ((40, 60, 60), {"probability": float("nan")}, "probability nan"),
+        ((40, 60, 60), {"threshold": 0.0}, "probability 0.0"),
+        ((40, 60, 60), {"threshold": 1.0}, "probability 1.0"),
+        ((40, 60, 60), {"threshold": float("nan")}, "probability nan"),
         ((40, 60, 60), {"device": "gpu"}, "device 'gpu' is unknown: choose auto, cpu or cuda"),
         ((40, 60, 60), {}, "no lung found"),
     ],

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from airwaylib.errors import InputError
-from airwaylib.images.lungs import bounding_box, lung_mask
+from airwaylib.images.lungs import lung_mask
+from airwaylib.images.masks import bounding_box
 from airwaylib.images.volume import Volume
-from airwaylib.inference.segment import predict_maps, predict_probability, segment
+from airwaylib.inference.segment import predict_probability, segment, window_means
 from airwaylib.inference.uncertainty import check_dropout, probability_and_deviation, segment_with_uncertainty
 from airwaylib.networks.checkpoints import CheckpointInfo
 from airwaylib.networks.wingsnet import WingsNet, channel_dropout
@@ -76,10 +77,10 @@ def test_every_window_sees_the_same_draws_and_overlaps_are_averaged():
     model = network()
     image = np.random.default_rng(1).integers(0, 256, (16, 16, 24), dtype=np.uint8)  # windows at 0 and 8
 
-    def maps_of(model, patch):
+    def both(patch):
         return probability_and_deviation(model, patch, 4, seed=5)
 
-    maps = predict_maps(model, image, np.ones(image.shape, bool), maps_of, 2, 16, 0.5, "cpu", False)
+    maps = window_means(model, both, image, np.ones(image.shape, bool), 16, 0.5, "cpu", False)
     ends = [drawn(model, image[None, None, :, :, x : x + 16] / np.float32(255), 4, 5).std(0)[0] for x in (0, 8)]
     np.testing.assert_allclose(maps[1, :, :, :8], ends[0][:, :, :8], atol=1e-5)
     np.testing.assert_allclose(maps[1, :, :, 16:], ends[1][:, :, 8:], atol=1e-5)
@@ -90,12 +91,12 @@ def test_every_window_sees_the_same_draws_and_overlaps_are_averaged():
 
 def test_mask_is_the_ordinary_one_and_the_map_lies_on_the_ct_s_grid():
     ct, model = Volume(thorax(), (2, 2, 2), (5, 6, 7), (0, 1, 0, 1, 0, 0, 0, 0, 1)), network()
-    threshold = {"probability": 0.05, "progress": False}
+    options = {"threshold": 0.05, "progress": False}
     for spacing in (None, 3.0):
         info = dataclasses.replace(INFO, spacing=spacing)
-        mask, uncertainty = segment_with_uncertainty(ct, model, info, 3, **threshold)
+        mask, uncertainty = segment_with_uncertainty(ct, model, info, 3, **options)
         assert uncertainty.same_grid(ct) and uncertainty.array.dtype == np.float32
-        np.testing.assert_array_equal(mask.array, segment(ct, model, info, **threshold).array)
+        np.testing.assert_array_equal(mask.array, segment(ct, model, info, **options).array)
         box = bounding_box(lung_mask(ct), 5)
         assert uncertainty.array[box].max() > 0.01
         outside = uncertainty.array.copy()
@@ -106,7 +107,7 @@ def test_mask_is_the_ordinary_one_and_the_map_lies_on_the_ct_s_grid():
 
 def test_the_seed_makes_it_reproducible():
     ct, model = Volume(thorax(), (2, 2, 2)), network()
-    options = {"probability": 0.05, "progress": False}
+    options = {"threshold": 0.05, "progress": False}
     first, again, other = (segment_with_uncertainty(ct, model, INFO, 2, seed, **options)[1].array for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 0.01

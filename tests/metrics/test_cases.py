@@ -234,7 +234,7 @@ def test_csv_has_a_row_a_case(folders, tmp_path):
 def test_latex_is_exact09s_table(folders):
     lines = evaluate_files(*folders, "exact09").as_latex().splitlines()
     assert lines[0] == r"\begin{tabular}{lrrrrrrr}"
-    assert lines[2].startswith(r"Case & Branch count & Branch detected (\%) &")
+    assert lines[2].startswith(r"Case & Branch count & Branch detected (\%) &") and lines[1] == r"\toprule"
     names = [line.split(" & ")[0] for line in lines if line.count("&") == 7]
     write(folders[0], **{"x&y_1": tube()})
     write(folders[1], **{"x&y_1": tube()})

@@ -1,12 +1,10 @@
-"""Cases in a few numbers, by hand; the intervals against scipy's own and against theory."""
+"""Cases in a few numbers, by hand; the intervals against theory."""
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import wilcoxon
 
-from airwaylib.errors import InputError
-from airwaylib.metrics.intervals import bootstrap_interval, compare, mean_interval, summarise
+from airwaylib.metrics.intervals import bootstrap_interval, mean_interval, summarise
 
 
 def scores():
@@ -43,30 +41,6 @@ def test_interval_of_many_cases_is_the_normal_one():
     assert bootstrap_interval(values) == (low, high)  # seeded
     narrow = bootstrap_interval(values, level=0.5)
     assert low < narrow[0] < narrow[1] < high
-
-
-def test_two_methods_case_by_case():
-    rng = np.random.default_rng(1)
-    hard = rng.normal(80, 10, 12)  # cases differ by more than methods
-    one = pd.DataFrame({"case": list("abcdefghijkl"), "td": hard, "dsc": hard})
-    other = pd.DataFrame(
-        {"case": list("lkjihgfedcba"), "td": (hard + 3 + rng.normal(0, 1, 12))[::-1], "dsc": hard[::-1]}
-    )
-    td, dsc = compare(one, other).to_dict("records")
-    difference = (other.set_index("case")["td"] - one.set_index("case")["td"]).to_numpy()
-    assert (td["metric"], td["cases"], td["difference"]) == ("td", 12, pytest.approx(difference.mean()))
-    assert 2 < td["low"] < td["difference"] < td["high"] < 4  # paired: far narrower than the cases' spread
-    assert td["wilcoxon_p"] == pytest.approx(wilcoxon(difference).pvalue)
-    assert td["other"] - td["one"] == pytest.approx(td["difference"])
-    assert (dsc["difference"], dsc["low"], dsc["high"], dsc["wilcoxon_p"]) == (0, 0, 0, 1)
-
-
-def test_cases_must_match():
-    one, other = pd.DataFrame({"case": ["a", "b"], "td": [1.0, 2]}), pd.DataFrame({"case": ["b", "c"], "td": [1.0, 2]})
-    with pytest.raises(InputError, match="only one of the two methods has: a, c"):
-        compare(one, other)
-    with pytest.raises(InputError, match="cases that come twice: b"):
-        compare(one.assign(case="b"), other)
 
 
 def test_interval_of_a_mean_over_few_seeds_is_students():

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from airwaylib.errors import InputError
+from airwaylib.images.masks import largest_component
 from airwaylib.images.volume import read_mask
 from airwaylib.metrics.reference import CONVENTIONS, Reference, parse_reference
 from airwaylib.metrics.scores import (
     by_diameter,
     by_generation,
     evaluate,
-    largest_component,
     overlap_by_diameter,
     pool_groups,
 )
@@ -160,32 +160,6 @@ def test_exact09_has_its_columns_besides():
     assert "exact09_branch_count" not in evaluate(tree_mask(), tree_mask())
 
 
-# ------------------------------------------------------------------------------------------------------- largest piece
-
-
-@pytest.mark.parametrize("step", [(0, 1, 1), (1, 1, 1)], ids=["by an edge", "by a corner"])
-def test_pieces_that_touch_diagonally_are_separate(step):
-    piece = empty()
-    piece[4, 4, :8] = True
-    other = empty()
-    z, y, x = 4 + step[0], 4 + step[1], 7 + step[2]
-    other[z, y, x : x + 5] = True
-    assert np.array_equal(largest_component(piece | other), piece)
-
-
-def test_pieces_in_a_single_row_are_told_apart():
-    row = np.zeros((1, 1, 7), bool)
-    row[..., [0, 1, 3]] = True
-    for connectivity in (6, 26):
-        assert np.argwhere(largest_component(row, connectivity))[:, 2].tolist() == [0, 1]
-
-
-def test_a_face_joins_pieces():
-    mask = line(0, 8)
-    mask[4, 5, 7:12] = True
-    assert np.array_equal(largest_component(mask), mask)
-
-
 # ----------------------------------------------------------------------------------------------------------- bad input
 
 
@@ -194,6 +168,13 @@ def test_an_empty_prediction_scores_0():
     assert {name: score for name, score in scores.items() if score} == pytest.approx(
         {"amr": 100, "betti0_error": 1, "branches": 1, "length_mm": 29}
     )
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.float64])
+def test_masks_of_0_and_1_are_masks(kind):
+    prediction, reference = line(0, 12), line()
+    numbers = evaluate(prediction.astype(kind), reference.astype(kind), convention="atm22")
+    assert numbers == evaluate(prediction, reference, convention="atm22")
 
 
 def test_inputs_stay_as_they_were():
@@ -210,8 +191,8 @@ def test_inputs_stay_as_they_were():
     [
         (line(), np.zeros((9, 20, 31), bool), {}, "(9, 20, 30) and reference (9, 20, 31) are not on one grid"),
         (line(), empty(), {}, "the reference mask is empty"),
-        (line()[4], line()[4], {}, "prediction of shape (20, 30) and type bool: it must be boolean (z, y, x)"),
-        (line() * 1.0, line(), {}, "prediction of shape (9, 20, 30) and type float64"),
+        (line()[4], line()[4], {}, "prediction of shape (20, 30): three axes (z, y, x) are needed"),
+        (line() * 0.7, line(), {}, "prediction of type float64: it must be a mask of booleans, or of 0 and 1"),
         (line(), line(), {"convention": "atm23"}, "'atm23' is unknown: choose one of paper, atm22, atm26, aiib23"),
         (line(), line(), {"branches": np.ones((3, 3, 3))}, "branches (3, 3, 3) are not on one grid"),
     ],

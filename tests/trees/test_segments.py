@@ -1,23 +1,20 @@
 """The parser's steps against scipy's dense ones; merging on contact graphs by hand."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
-from airwaylib.errors import InputError
 from airwaylib.trees.segments import (
     count_contacts,
     cut_out,
     face_pairs,
-    fill_holes,
-    keep_largest_component,
     label_points,
     label_segments,
     merge_segments,
     nearest_row,
+    parser_order,
     root_branches,
     skeleton_pairs,
     walk_generations,
@@ -31,30 +28,23 @@ unhurried = settings(max_examples=60, deadline=None)
 # ---------------------------------------------------------------------------------------------------------------- boxes
 
 
-def test_a_box_is_cut_out_in_the_order_x_y_z():
+def test_a_box_is_cut_out_with_its_corner():
     mask = np.zeros((9, 20, 30), bool)
     mask[2, 5, 11] = mask[2, 8, 10] = mask[4, 5, 13] = True
-    box, voxels, corner = cut_out(mask)
-    assert box.shape == (4, 4, 3)
-    assert corner.tolist() == [10, 5, 2]
-    assert voxels.tolist() == [[1, 0, 0], [0, 3, 0], [3, 0, 2]]  # in raster order of z, y, x
-    assert np.argwhere(box).tolist() == [[0, 3, 0], [1, 0, 0], [3, 0, 2]]
+    box, low = cut_out(mask)
+    assert (box.shape, low.tolist()) == ((3, 4, 4), [2, 5, 10])
+    assert np.argwhere(box).tolist() == [[0, 0, 1], [0, 3, 0], [2, 0, 3]]
+    assert np.argwhere(parser_order(box)).tolist() == [[0, 3, 0], [1, 0, 0], [3, 0, 2]]
 
 
 @unhurried
 @given(masks.filter(np.any), st.integers(0, 2))
 def test_a_box_holds_all_voxels_and_its_margin_none(mask, margin):
-    box, voxels, corner = cut_out(mask, margin)
-    assert np.array_equal(voxels + corner, np.argwhere(mask)[:, ::-1])
-    assert np.array_equal(np.argwhere(box.transpose()), voxels[:, ::-1])
-    for axis in range(3):
-        assert (voxels[:, axis].min(), voxels[:, axis].max()) == (margin, box.shape[axis] - 1 - margin)
-
-
-def test_an_empty_mask_has_no_box():
-    with pytest.raises(InputError) as caught:
-        cut_out(np.zeros((3, 4, 5), bool))
-    assert str(caught.value) == "the mask is empty: there is no airway in it"
+    box, low = cut_out(mask, margin)
+    voxels = np.argwhere(box)
+    assert np.array_equal(voxels + low, np.argwhere(mask))
+    assert voxels.min(0).tolist() == [margin] * 3
+    assert (voxels.max(0) + 1 + margin).tolist() == list(box.shape)
 
 
 @unhurried
@@ -87,43 +77,6 @@ def test_skeleton_voxels_hang_together_by_corners_too(mask):
     points = np.argwhere(mask)
     label = label_points(len(points), skeleton_pairs(points))
     assert np.array_equal(label + 1, ndimage.label(mask, np.ones((3, 3, 3)))[0][mask])
-
-
-@unhurried
-@given(st.integers(0, 2**32), st.sampled_from([0, 0.7, 1.0]), st.sampled_from([0.25, 0.4, 0.6]))
-def test_holes_are_filled_as_by_scipy(seed, smooth, background):
-    noise = ndimage.gaussian_filter(np.random.default_rng(seed).random((9, 10, 11)), smooth)
-    box = np.pad(noise > np.quantile(noise, background), 1)
-    expected = ndimage.binary_fill_holes(box)
-    fill_holes(box)
-    assert np.array_equal(box, expected)
-
-
-def test_shells_within_shells_are_filled():
-    box = np.zeros((15, 15, 15), bool)
-    box[1:14, 1:14, 1:14] = True
-    box[3:12, 3:12, 3:12] = False
-    box[5:10, 5:10, 5:10] = True
-    box[6:9, 6:9, 6:9] = False
-    fill_holes(box)
-    assert box.sum() == 13**3
-    box[1, 7, 7] = box[2, 7, 7] = False  # a pit is no hole
-    fill_holes(box)
-    assert box.sum() == 13**3 - 2
-
-
-def test_the_largest_component_with_its_holes_filled():
-    mask = np.zeros((9, 20, 30), bool)
-    mask[2:7, 5:10, 3:8] = True
-    mask[4, 7, 5] = False
-    mask[7, 10, 8:28] = True  # touches by a corner: another component
-    box, _, corner = cut = cut_out(mask, margin=1)
-    keep_largest_component(cut)
-    assert corner.tolist() == [2, 4, 1]  # of all the mask, one voxel lower
-    assert box.shape == (25 + 2, 6 + 2, 6 + 2)
-    assert (np.argwhere(box) + corner).min(0).tolist() == [3, 5, 2]
-    assert (np.argwhere(box) + corner).max(0).tolist() == [7, 9, 6]
-    assert box.sum() == 5**3
 
 
 # ------------------------------------------------------------------------------------------------------------- segments
