@@ -175,9 +175,9 @@ def look(config: TrainConfig, parameters: GradientParameters) -> dict[str, pd.Da
                 measure_bins(gradients, view.regions),
                 foreground_share(gradients)[0],
             )
-            for layer, gradients in class_gradients(*case, encoder_weight=config.encoder_weight, by_group=True)
+            for layer, gradients in class_gradients(*case, encoder_weight=config.encoder_weight, by_group=True).items()
         ]
-        for layer, measures, binned, share in found[::-1]:  # in the order of the forward pass
+        for layer, measures, binned, share in found:
             where = about | {"epoch": epoch, "layer": layer}
             layers.append(where | measures | state)
             bins += [where | row | bin_edges(row["by"], row["bin"]) for row in binned]
@@ -226,8 +226,9 @@ def missed_branches(config: TrainConfig, case: str, early: int) -> pd.DataFrame:
 
 def share_at_first_layer(config: TrainConfig, epoch: int, view: View) -> np.ndarray:
     """Foreground share at the layer that back-propagation reaches last, on the view's grid."""
-    *_, (_, gradients) = class_gradients(*case_of(config, epoch, view), encoder_weight=config.encoder_weight)
-    return spread(foreground_share(gradients)[0], view.label.shape)
+    gradients = class_gradients(*case_of(config, epoch, view), encoder_weight=config.encoder_weight)
+    first = next(iter(gradients.values()))
+    return spread(foreground_share(first)[0], view.label.shape)
 
 
 def run_study(parameters: GradientParameters) -> dict[str, pd.DataFrame]:
