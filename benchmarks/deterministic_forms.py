@@ -18,8 +18,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from airwaylib.networks.fast import max_pool, upsample
-from airwaylib.networks.wingsnet import WingsNet
+from airwaylib.networks.fast import FastWingsNet, max_pool, upsample
 from airwaystudy.training.optimisation import make_deterministic
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last_3d}
@@ -75,7 +74,7 @@ def layer_work(
 
 
 def step_work(width: int, size: int, device: str) -> Callable[[], None]:
-    network, image = WingsNet(width).to(device), torch.rand(1, 1, size, size, size, device=device)
+    network, image = FastWingsNet(width).to(device), torch.rand(1, 1, size, size, size, device=device)
 
     def work() -> None:
         logits = network(image)

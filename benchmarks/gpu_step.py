@@ -30,17 +30,15 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT))
 
-from plain_wingsnet import PlainWingsNet  # noqa: E402
-
-from airwaylib.networks.fast import Convolution  # noqa: E402
+from airwaylib.networks.fast import Convolution, FastWingsNet  # noqa: E402
 from airwaylib.networks.wingsnet import WingsNet  # noqa: E402
 from airwaystudy.data.crops import Crops  # noqa: E402
 from airwaystudy.data.store import Store  # noqa: E402
 from airwaystudy.training.optimisation import make_deterministic  # noqa: E402
 
-# Way: what differs from our network in float32, run as it is.
+# Way: how it differs from the fast network in float32. "ours" is `FastWingsNet`.
 WAYS = {
     "plain float32": {"plain"},
     "ours float32": set(),
@@ -100,7 +98,7 @@ def training_step(network: nn.Module, args: argparse.Namespace, traits: set[str]
 
 def make_network(args: argparse.Namespace, traits: set[str]) -> nn.Module:
     torch.manual_seed(0)
-    network = PlainWingsNet(args.width) if "plain" in traits else WingsNet(args.width)
+    network = WingsNet(args.width) if "plain" in traits else FastWingsNet(args.width)
     network.to(args.device)
     return network.to(memory_format=torch.channels_last_3d) if "channels_last" in traits else network
 

@@ -1,4 +1,4 @@
-"""Time and memory of a WingsNet training step: the plain formulation, ours with folded heads, and ours as it is.
+"""Measure time and memory of a WingsNet training step: the plain form, with folded groups, and the fast form.
 
     python benchmarks/wingsnet_step.py [--size 128 --width 8 --batch 1 --threads 2 --rounds 2]
 
@@ -20,13 +20,12 @@ import torch
 import torch.nn.functional as F
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT))
 
-from plain_wingsnet import PlainWingsNet  # noqa: E402
+from airwaylib.networks import fast  # noqa: E402
+from airwaylib.networks.wingsnet import WingsNet  # noqa: E402
 
-from airwaylib.networks import wingsnet  # noqa: E402
-
-VARIANTS = {"plain": "plain", "folded": "ours: folded", "ours": "ours: folded + recomputed"}
+VARIANTS = {"plain": "plain", "folded": "folded", "fast": "fast: folded + recomputed"}
 
 
 class StoredGatedNorm:
@@ -55,8 +54,8 @@ def measure(variant: str, args: argparse.Namespace) -> dict[str, float]:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     if variant == "folded":
-        wingsnet.GatedNorm = StoredGatedNorm
-    network = PlainWingsNet(args.width) if variant == "plain" else wingsnet.WingsNet(args.width)
+        fast.GatedNorm = StoredGatedNorm
+    network = WingsNet(args.width) if variant == "plain" else fast.FastWingsNet(args.width)
     step(network, 16, args.batch)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     wall, processor = time.perf_counter(), time.process_time()

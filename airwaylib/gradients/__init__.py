@@ -1,1 +1,1 @@
-"""Gradients split by class: whose they are at each layer, how to measure it, and what theory predicts."""
+"""Split gradients by class, measure each layer, and predict erosion."""

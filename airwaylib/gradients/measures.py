@@ -1,14 +1,17 @@
-"""What class-separated gradients say of a layer: foreground share, erosion, dilation, class-wise ratio (ours).
+"""Measure gradients that were split by class: a layer's foreground share, erosion, dilation, class-wise ratio (ours).
 
 With |.| the norm over channels of a part of the gradient, at a voxel of a layer
 
-    foreground share   s = |foreground| / (|foreground| + |background|)
+    foreground share   s = |airway| / (|airway| + |background|)
     erosion            share of the airway voxels where s < 1/2: the background owns their gradient
     dilation           share of the background voxels near an airway where s > 1/2
-    class-wise ratio   sum |foreground| / sum |background|
+    class-wise ratio   sum |airway| / sum |background|
 
-A coarse layer's voxel stands for all voxels of the image that it covers. A voxel that no gradient reaches, or one that
-is not a number, has no share; how many these are is told.
+A coarse layer's voxel stands for all voxels of the image that it covers. A voxel that no gradient reaches, or whose
+gradient is not a number, has no share; `not_finite` counts these. `probe` takes all measures of a training step.
+
+Gradients of a layer are a value of `by_class.class_gradients`: (airway, background), each (B, C, d, h, w), and with
+`by_group` a third item, the groups.
 """
 
 from dataclasses import dataclass
@@ -20,7 +23,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
-from airwaylib.gradients.by_class import LayerGradients, class_gradients
+from airwaylib.gradients.by_class import class_gradients
 from airwaylib.losses.ratio import measured_ratio
 from airwaylib.networks.supervision import Loss, as_group_logits
 from airwaylib.trees.skeleton import thin
@@ -30,9 +33,9 @@ SHELL = 3  # voxels: background this near an airway counts in dilation and in th
 
 @dataclass(frozen=True)
 class Regions:
-    """Where gradients are measured, on a crop's grid (D, H, W): the airway, the background around it, and any bins.
+    """The voxels to measure, on a crop's grid (D, H, W): the airway, the background around it, and any bins.
 
-    `bins` holds integer maps by name: a voxel's bin where there is airway; what they hold elsewhere does not matter.
+    `bins` holds integer maps by name, which give the bin of each airway voxel; values elsewhere are ignored.
     """
 
     airway: np.ndarray
@@ -41,18 +44,18 @@ class Regions:
 
     @classmethod
     def around(cls, airway: np.ndarray, bins: dict[str, np.ndarray] | None = None, shell: int = SHELL) -> "Regions":
-        """Regions of a boolean airway (D, H, W): the shell is the background within `shell` voxels of it."""
+        """Make the regions of a boolean airway (D, H, W): the shell is the background within `shell` voxels of it."""
         return cls(airway, ~airway & (edt.edt(~airway) <= shell), bins or {})
 
 
-def foreground_share(gradients: LayerGradients) -> np.ndarray:
-    """Foreground share s (B, d, h, w), float32 in [0, 1]; nan where no gradient arrives or one is not a number."""
-    foreground, background = (part.detach().float().norm(dim=1) for part in gradients[:2])
-    return (foreground / (foreground + background)).cpu().numpy()
+def foreground_share(gradients: tuple) -> np.ndarray:
+    """Compute the foreground share s (B, d, h, w), float32 in [0, 1]; nan where a voxel has none."""
+    airway, background = (part.detach().float().norm(dim=1) for part in gradients[:2])
+    return (airway / (airway + background)).cpu().numpy()
 
 
 def spread(maps: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A layer's map (d, h, w) on the image's grid `shape`: every voxel has the value of the layer's voxel around it."""
+    """Spread a layer's map (d, h, w) over the image's grid: a voxel takes the value of the layer's voxel around it."""
     for axis, (size, cells) in enumerate(zip(shape, maps.shape, strict=True)):
         stride = 2 ** int(np.ceil(np.log2(size / cells)))  # of the image padded to whole cells
         if stride > 1 or cells != size:
@@ -60,36 +63,36 @@ def spread(maps: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return maps
 
 
-def measure(gradients: LayerGradients, regions: Regions, sample: int = 0) -> dict[str, float]:
-    """Erosion, dilation and class-wise ratio of a layer, for one sample of the batch.
+def measure(gradients: tuple, regions: Regions, sample: int = 0) -> dict[str, float]:
+    """Measure erosion, dilation and class-wise ratio of a layer, for one sample of the batch.
 
     Returns
     -------
     dict
         `erosion` and `share` (mean s) on the airway, `dilation` on the shell, `ratio` everywhere and `ratio_near` on
-        airway and shell, all as defined on top; `not_finite`, the share of voxels that have no s and count nowhere
-        else; and `from_encoder`, if the gradients tell the groups.
+        airway and shell, all as defined at the top of this file; `not_finite`, the share of voxels that have no s and
+        are left out of the others; and `from_encoder`, if the gradients are split by group, too.
     """
     shape = regions.airway.shape
-    foreground, background = (part[sample].detach().float().norm(dim=0).cpu().numpy() for part in gradients[:2])
+    airway, background = (part[sample].detach().float().norm(dim=0).cpu().numpy() for part in gradients[:2])
     share = spread(foreground_share(gradients)[sample], shape)
     inside, outside = share[regions.airway], share[regions.shell]
-    measures = {} if "encoder" not in gradients.groups else {"from_encoder": from_encoder(gradients, regions, sample)}
-    near = spread(np.isfinite(foreground + background), shape) & (regions.airway | regions.shell)
+    near = spread(np.isfinite(airway + background), shape) & (regions.airway | regions.shell)
+    groups = gradients[2] if len(gradients) > 2 else {}
     return {
         "erosion": _mean(inside < 0.5, inside),
         "dilation": _mean(outside > 0.5, outside),
         "share": _mean(inside, inside),
-        "ratio": _ratio(np.nansum(foreground, dtype=float), np.nansum(background, dtype=float)),
-        "ratio_near": _ratio(*(spread(part, shape)[near].sum(dtype=float) for part in (foreground, background))),
+        "ratio": _ratio(np.nansum(airway, dtype=float), np.nansum(background, dtype=float)),
+        "ratio_near": _ratio(*(spread(part, shape)[near].sum(dtype=float) for part in (airway, background))),
         "not_finite": float(np.isnan(share).mean()),
-    } | measures
+    } | ({"from_encoder": from_encoder(groups, regions, sample)} if groups else {})
 
 
-def from_encoder(gradients: LayerGradients, regions: Regions, sample: int = 0) -> float:
-    """Mean share of the gradient on the airway that the encoder group gave: |encoder| / (|encoder| + |decoder|)."""
+def from_encoder(groups: dict[str, tuple[Tensor, Tensor]], regions: Regions, sample: int = 0) -> float:
+    """Compute the encoder group's mean share of the gradient on the airway: |encoder| / (|encoder| + |decoder|)."""
     sizes = [
-        spread(sum(gradients.groups[group])[sample].detach().float().norm(dim=0).cpu().numpy(), regions.airway.shape)
+        spread(sum(groups[group])[sample].detach().float().norm(dim=0).cpu().numpy(), regions.airway.shape)
         for group in ("encoder", "decoder")
     ]
     encoder, decoder = (size[regions.airway] for size in sizes)
@@ -98,8 +101,8 @@ def from_encoder(gradients: LayerGradients, regions: Regions, sample: int = 0) -
     return _mean(share, share)
 
 
-def measure_bins(gradients: LayerGradients, regions: Regions, sample: int = 0) -> list[dict[str, Any]]:
-    """Erosion and mean share of a layer by the regions' bins: a row a bin with `by`, `bin`, `voxels`."""
+def measure_bins(gradients: tuple, regions: Regions, sample: int = 0) -> list[dict[str, Any]]:
+    """Measure a layer's erosion and mean share in each of the regions' bins: a row a bin with `by`, `bin`, `voxels`."""
     share = spread(foreground_share(gradients)[sample], regions.airway.shape)[regions.airway]
     rows = []
     for name, bins in regions.bins.items():
@@ -112,7 +115,7 @@ def measure_bins(gradients: LayerGradients, regions: Regions, sample: int = 0) -
 
 
 def _mean(values: np.ndarray, share: np.ndarray) -> float:
-    """Mean of `values` where there is a share; nan if nowhere."""
+    """Average `values` where there is a share; nan if there is none anywhere."""
     known = np.isfinite(share)
     return float(values[known].mean()) if known.any() else float("nan")
 
@@ -122,12 +125,12 @@ def _ratio(above: float, below: float) -> float:
 
 
 def airway_radius(airway: np.ndarray, spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> np.ndarray:
-    """Radius of the airway around each of its voxels: the inscribed one at the nearest centreline voxel.
+    """Measure the airway's radius around each of its voxels: the inscribed radius at the nearest centreline voxel.
 
     airway (D, H, W) boolean, spacing (x, y, z) in mm, or 1 to measure in voxels. Returns float32 (D, H, W), 0 outside.
     """
     steps = spacing[::-1]
-    # From a voxel's centre to that of the nearest background voxel; the surface is half a voxel before it.
+    # `edt` measures to the centre of the nearest background voxel. The surface is half a voxel before it.
     inscribed = edt.edt(airway, anisotropy=steps, black_border=False) - min(spacing) / 2
     nearest = ndimage.distance_transform_edt(~thin(airway), steps, return_distances=False, return_indices=True)
     return np.where(airway, inscribed[tuple(nearest)], 0).astype(np.float32)
@@ -136,14 +139,13 @@ def airway_radius(airway: np.ndarray, spacing: tuple[float, float, float] = (1.0
 def probe(
     network: nn.Module, loss: Loss, batch: dict[str, Tensor], weight: Tensor | None, encoder_weight: float
 ) -> list[dict[str, float | str]]:
-    """Rows of probes.csv for a batch's first crop: a layer each, forward order. Costs about two training steps.
+    """Measure every layer on a batch's first crop during training. Costs about two training steps.
 
     Returns
     -------
     list of dict
-        `layer`, `erosion`, `dilation`, `layer_ratio` (class-wise, of the layer), see `gradient_measures`; `ratio`, of
-        the loss: mean |dL/dp| on the airway over that on the background, at the prediction; `index`: 1 - loss. Empty if
-        the crop lacks one of the classes.
+        A row a layer, in the order of the forward pass: `layer`, `erosion`, `dilation` and `layer_ratio`, the layer's
+        class-wise ratio; `ratio` and `index` of the loss, see `loss_state`. Empty if the crop lacks one of the classes.
     """
     image, label = batch["image"][:1], batch["label"][:1]
     weight = None if weight is None else weight[:1]
@@ -152,15 +154,18 @@ def probe(
     regions = Regions.around(label[0, 0].cpu().numpy() > 0.5)
     state = loss_state(network, loss, image, label, weight)
     rows = []
-    for layer, gradients in class_gradients(network, loss, image, label, weight, encoder_weight=encoder_weight):
+    for layer, gradients in class_gradients(network, loss, image, label, weight, encoder_weight=encoder_weight).items():
         measures = measure(gradients, regions)
         about = {"layer": layer, "layer_ratio": measures["ratio"]} | state
         rows.append(about | {name: measures[name] for name in ("erosion", "dilation")})
-    return rows[::-1]
+    return rows
 
 
 def loss_state(network: nn.Module, loss: Loss, image: Tensor, label: Tensor, weight: Tensor | None) -> dict[str, float]:
-    """The loss at the network's prediction for a crop: its gradient `ratio`, and its `index`, 1 - loss."""
+    """Compute the loss's `ratio` and `index` at the network's prediction for a crop.
+
+    `ratio` is mean |dL/dp| on the airway over that on the background; `index` is 1 - loss.
+    """
     with torch.no_grad():
         probability = torch.sigmoid(as_group_logits(network(image)).decoder.float())
         index = 1 - loss(probability, label, weight).item()

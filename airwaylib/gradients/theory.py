@@ -1,21 +1,12 @@
-"""What gradient erosion should be: the losses' gradient ratios in closed form, and which tubes survive n convolutions.
+"""Predict gradient erosion of a tube from a loss's gradient ratio: the critical radius, in closed form and simulated.
 
-**Ratio.** R = |dL/dp| at a foreground voxel (probability p_f) over |dL/dp| at a background voxel (p_b). T is the loss's
-own index, 1 - loss; alpha, root r and epsilon e are its parameters; smooth acts through T alone.
+R is the loss's gradient ratio: |dL/dp| at a foreground voxel over |dL/dp| at a background voxel (`losses.ratio`).
 
-    weighted_bce                                    c_1 / c_0 (1 - p_b + e) / (p_f + e)
-    focal         a_1 / a_0 s(q_f) / s(q_b),  s(q) = (1 - q)^gamma / q - gamma (1 - q)^(gamma - 1) log q
-    dice                                            2 / T - 1
-    tversky                                         1 / (alpha T) - 1
-    root_tversky, general_union_without_weights     r (p_f + e)^(r - 1) / (alpha T) - 1
-    general_union_without_root                      w ( 1 / (alpha T) - 1 )
-    general_union                                   w ( r (p_f + e)^(r - 1) / (alpha T) - 1 )
-
-**Erosion.** A layer of back-propagation mixes a voxel's gradient with its neighbours'. Take one positive kernel a layer
-for it, a box 3 voxels wide, the foreground's gradient +R and the background's -1: a voxel is *eroded* where the mixture
-is not positive. After n layers the kernel is near a Gaussian of variance n v per axis; a tube of radius rho around its
-centre holds a share 1 - exp(-rho^2 / 2 n v) of it: hence the critical radius. A tube's cross-section is all there is to
-compute, since the tube is the same all along its axis. Radii are in voxels of the layer's grid.
+A layer of back-propagation mixes a voxel's gradient with its neighbours'. Model it by one positive kernel a layer, a
+box 3 voxels wide, and let the gradient be +R on the foreground and -1 on the background. A voxel is *eroded* where the
+mixture is not positive. After n layers the kernel is near a Gaussian of variance n v per axis. A tube of radius rho
+around its centre holds a share 1 - exp(-rho^2 / 2 n v) of it; hence the critical radius. The tube is the same all along
+its axis, so its cross-section is all there is to compute. Radii are in voxels of the layer's grid.
 
 Derived here, not in Zheng et al. 2021 (IEEE TMI 40(9):2452-2462), whose account of erosion and dilation is qualitative.
 """
@@ -32,22 +23,8 @@ BOX_VARIANCE = 2 / 3  # voxels^2 per axis, of a box 3 voxels wide: (1 + 0 + 1) /
 RESOLUTION = 1e-3  # voxels, of the simulated critical radius
 
 
-def survives(share: ArrayLike, ratio: ArrayLike) -> np.ndarray:
-    """Whether the foreground's sign survives a layer: R > 1 / FR - 1, FR its share of the kernel's support.
-
-    Examples
-    --------
-    >>> survives([0.25, 0.5], ratio=2)  # 1 / .25 - 1 = 3 and 1 / .5 - 1 = 1
-    array([False,  True])
-    """
-    share, ratio = np.asarray(share, float), _positive("ratio", ratio)
-    if not ((share >= 0) & (share <= 1)).all():
-        raise InputError(f"share: {share.tolist()} must be from 0 to 1")
-    return ratio * share > 1 - share
-
-
 def critical_radius(layers: ArrayLike, ratio: ArrayLike, variance: float = BOX_VARIANCE) -> np.ndarray:
-    """Radius (voxels) that a tube must exceed to keep its axis for n layers: sqrt(2 n v ln(1 + 1 / R)).
+    """Compute the radius that a tube must exceed to keep its axis for n layers: sqrt(2 n v ln(1 + 1 / R)), in voxels.
 
     n `layers` of a kernel with `variance` v, voxels^2 per axis, and the ratio R > 0; arrays broadcast.
 
@@ -61,7 +38,7 @@ def critical_radius(layers: ArrayLike, ratio: ArrayLike, variance: float = BOX_V
 
 
 def eroded(radius: float, layers: int, ratio: float) -> bool:
-    """Whether a tube's axis has lost the foreground's sign after `layers` box filters; radius in voxels, R > 0.
+    """Tell whether a tube's axis has lost the foreground's sign after `layers` box filters; radius in voxels, R > 0.
 
     The cross-section is a disc around a voxel's centre; a voxel that it covers in part has R share - (1 - share).
 
@@ -70,13 +47,13 @@ def eroded(radius: float, layers: int, ratio: float) -> bool:
     >>> eroded(1.19, layers=1, ratio=1), eroded(1.20, layers=1, ratio=1)  # half of 3 x 3 voxels: pi 1.197^2 = 4.5
     (True, False)
     """
-    # Strategy: what is farther than `layers` from the axis cannot reach it, nor can what the rim makes of it.
+    # Strategy: nothing farther than `layers` from the axis can reach it, so a crop of that reach is enough.
     gradient = _gradient(disc(radius, _whole("layers", layers)), ratio)
     return bool(_filtered(gradient, layers)[layers, layers] <= 0)
 
 
 def simulated_critical_radius(layers: int, ratio: float) -> float:
-    """Smallest radius (voxels, to 0.001) whose axis keeps the foreground's sign: `critical_radius`, by simulation.
+    """Find by simulation the smallest radius (voxels, to 0.001) whose axis keeps the foreground's sign.
 
     Examples
     --------
@@ -93,7 +70,7 @@ def simulated_critical_radius(layers: int, ratio: float) -> float:
 
 
 def erosion_by_layer(radius: float, ratio: float, layers: int) -> np.ndarray:
-    """Share of a tube's cross-section whose sign is lost after 1, 2, ..., `layers` box filters.
+    """Compute the share of a tube's cross-section whose sign is lost after 1, 2, ..., `layers` box filters.
 
     Radius in voxels, R > 0. Returns an array (layers,) in [0, 1]; a voxel covered in part counts by that part.
 
@@ -111,9 +88,9 @@ def erosion_by_layer(radius: float, ratio: float, layers: int) -> np.ndarray:
 
 
 def tube_profile(radius: float, ratio: float, layers: int, reach: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Gradient along a line through a tube's axis after `layers` box filters.
+    """Compute the gradient along a line through a tube's axis after `layers` box filters.
 
-    Radius in voxels, R > 0; 0 layers give the gradient as it starts. The line goes `reach` voxels from the axis, by
+    Radius in voxels, R > 0; 0 layers give the initial gradient. The line extends `reach` voxels from the axis, by
     default as far as the tube makes a difference.
 
     Returns
@@ -135,15 +112,15 @@ def tube_profile(radius: float, ratio: float, layers: int, reach: int | None = N
 
 
 def disc(radius: float, reach: int) -> np.ndarray:
-    """Share of each voxel, (2 reach + 1, 2 reach + 1), within a disc of `radius` voxels around the middle one's centre.
+    """Compute each voxel's share, (2 reach + 1, 2 reach + 1), within a disc of `radius` voxels around the middle one.
 
     Examples
     --------
     >>> disc(0.5, 1).round(3).tolist()  # pi / 4
     [[0.0, 0.0, 0.0], [0.0, 0.785, 0.0], [0.0, 0.0, 0.0]]
     """
-    # Strategy: what a disc shares with the rectangle from its centre to (x, y) is exact: a rectangle as far as its arc
-    # is higher than y, then the area below the arc. A voxel is the difference of four of them.
+    # Strategy: the overlap of a disc and the rectangle from its centre to (x, y) is known exactly: a rectangle while
+    # the arc is above y, then the area below the arc. A voxel is the difference of four of these.
     edge, r = np.arange(-reach - 0.5, reach + 1), _positive("radius", radius)
     x, y = np.meshgrid(*(np.minimum(np.abs(edge), r),) * 2, indexing="ij")
     turn = np.minimum(np.sqrt(r**2 - y**2), x)

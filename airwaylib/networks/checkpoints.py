@@ -1,4 +1,7 @@
-"""Networks by name, and checkpoints that know which network they belong to (safetensors; nothing is unpickled)."""
+"""Build networks by name, and read and write their weights: our checkpoints and the authors' files.
+
+A checkpoint is a safetensors file whose metadata name the network it belongs to. Nothing is ever unpickled.
+"""
 
 import inspect
 import json
@@ -12,14 +15,17 @@ from torch import Tensor, nn
 
 from airwaylib.errors import InputError
 from airwaylib.files import atomic_path
-from airwaylib.networks.rivals import BASELINES
+from airwaylib.networks.fast import FastWingsNet
+from airwaylib.networks.rivals import RIVALS
 from airwaylib.networks.wingsnet import DECODER, WingsNet
 
-NETWORKS = {"wingsnet": WingsNet, **BASELINES}
+# "wingsnet" is the fast form: all training and inference go through `build_network`. The plain `WingsNet` has the same
+# parameters under the same names, so it loads the fast form's state and the other way round.
+NETWORKS = {"wingsnet": FastWingsNet, **RIVALS}
 
 
 def build_network(name: str, **parameters: Any) -> nn.Module:
-    """The network `name` with its `parameters`; it maps an image (B, 1, D, H, W) to `wingsnet.GroupLogits`.
+    """Build the network `name` with its `parameters`; it maps an image (B, 1, D, H, W) to `wingsnet.GroupLogits`.
 
     Raises
     ------
@@ -42,11 +48,11 @@ def build_network(name: str, **parameters: Any) -> nn.Module:
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What a checkpoint says of itself: the network, and the images it was trained on."""
+    """A checkpoint's metadata: its network, and the images the network was trained on."""
 
     network: str
     parameters: dict[str, Any]
-    window: int  # side of the sliding window in voxels, the training crop's unless another was asked for
+    window: int  # side of the sliding window in voxels: the training crop's unless another was asked for
     spacing: float | None  # mm an image is resampled to before the network sees it; None keeps the native grid
     probability: float = 0.5  # at or above it a voxel is airway
 
@@ -58,22 +64,20 @@ def save_checkpoint(
     weights = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in network.state_dict().items()}
     with atomic_path(path) as temporary:
         # One key: safetensors orders several at random, and equal networks must give equal bytes.
-        # Written by Python: of a full disk, safetensors itself tells by an error of its own.
+        # Serialised in memory and written by Python, so that a full disk raises OSError.
         about = {"airwaylib": json.dumps(vars(info), sort_keys=True)}
         temporary.write_bytes(safetensors.torch.save(weights, about))
 
 
 def load_checkpoint(path: str | Path) -> tuple[nn.Module, CheckpointInfo]:
-    """The network of a checkpoint by `save_checkpoint`, in float32, in evaluation mode, and what it says of itself.
+    """Load the network of a checkpoint by `save_checkpoint`, in float32 and evaluation mode, and its metadata.
 
     Raises
     ------
     InputError
         No such file, not a safetensors file, not one of ours, or weights that do not fit the network it names.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint file")
+    path = _existing(path)
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -99,12 +103,12 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, CheckpointInfo]:
 
 
 def start_from(network: nn.Module, path: str | Path) -> None:
-    """Give `network` the weights of the checkpoint at `path`, a network of the same architecture.
+    """Load the weights of a checkpoint into `network`, which must have the same architecture.
 
     Raises
     ------
     InputError
-        As `load_checkpoint`; or the checkpoint is of another network.
+        As `load_checkpoint`; or the checkpoint belongs to another network.
     """
     former, info = load_checkpoint(path)
     try:
@@ -116,21 +120,30 @@ def start_from(network: nn.Module, path: str | Path) -> None:
 
 
 def load_author_checkpoint(path: str | Path, width: int = 8) -> WingsNet:
-    """The authors' released weights, a file {"state_dict": ...}, as a WingsNet with both groups in evaluation mode.
+    """Load the authors' released weights as a WingsNet with both groups, in evaluation mode.
 
-    Only plain tensors are read: a file with Python objects is refused, since loading it could run its code.
+    Their file is {"state_dict": {name: tensor}}. A file with other Python objects is refused: reading it could run its
+    code.
 
     Raises
     ------
     InputError
         No such file, another kind of file, or weights that are missing, unexpected or of the wrong shape.
     """
-    state = _read_state(Path(path))
-    network = WingsNet(width)
+    path = _existing(path)
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises nearly anything on a foreign file
+        raise InputError(f"{path}: not a PyTorch file of plain tensors; no other is read, it could run code") from error
+    state = loaded.get("state_dict") if isinstance(loaded, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise InputError(f"{path}: must hold {{'state_dict': {{name: tensor}}}}, as the authors' files do")
+    state = {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
+    network = build_network("wingsnet", width=width)
     weights = network.state_dict()
-    # The group heads are told apart by their channels: 24 taps make the encoder's, 12 the decoder's.
+    # The heads are told apart by their channels: 24 taps make the encoder's, 12 the decoder's.
     swapped = "dc0_0.0.weight" in state and state["dc0_0.0.weight"].shape[1:2] == (2 * len(DECODER),)
-    names = {_author_name(name, swapped): name for name in weights}
+    names = {author_name(name, swapped): name for name in weights}
     problems = [f"{name} is missing" for name in names if name not in state]
     problems += [f"{name} is unexpected" for name in state if name not in names]
     for theirs, ours in names.items():
@@ -143,23 +156,22 @@ def load_author_checkpoint(path: str | Path, width: int = 8) -> WingsNet:
     return network.eval()
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint file")
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises nearly anything on a foreign file
-        raise InputError(f"{path}: not a PyTorch file of plain tensors; no other is read, it could run code") from error
-    state = loaded.get("state_dict") if isinstance(loaded, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise InputError(f"{path}: must hold {{'state_dict': {{name: tensor}}}}, as the authors' files do")
-    return {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
+def author_name(name: str, swapped: bool = False) -> str:
+    """Translate our parameter name to the authors'; `swapped` if their first head is the decoder's.
 
-
-def _author_name(name: str, swapped: bool) -> str:
-    """The authors' name of our parameter `name`; `swapped` if their first group head is the decoder's."""
+    Examples
+    --------
+    >>> author_name("ec4.gates.1.weight"), author_name("heads.encoder.bias")
+    ('ec4.conv_se2.weight', 'dc0_0.0.bias')
+    """
     renamed = {".conv.": ".conv1.", ".tap.": ".conv2.", ".gates.0.": ".conv_se.", ".gates.1.": ".conv_se2."}
     renamed |= {"heads.encoder.": f"dc0_{int(swapped)}.0.", "heads.decoder.": f"dc0_{int(not swapped)}.0."}
     for ours, theirs in renamed.items():
         name = name.replace(ours, theirs)
     return name
+
+
+def _existing(path: str | Path) -> Path:
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such checkpoint file")
+    return Path(path)

@@ -1,4 +1,4 @@
-"""What each supervised group of a network costs: the one place where logits, loss and supervision meet."""
+"""Apply a loss to each supervised group of a network's logits."""
 
 from collections.abc import Callable
 
@@ -8,13 +8,13 @@ from torch import Tensor
 from airwaylib.errors import InputError
 from airwaylib.networks.wingsnet import GroupLogits
 
-DEEP_WEIGHTS = (0.5, 0.25)  # of the coarser decoder levels under "deep" supervision, finest first (our choice)
+DEEP_WEIGHTS = (0.5, 0.25)  # of the losses of the heads at 1/2 and 1/4 under "deep" supervision (our choice)
 
 Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def as_group_logits(output: GroupLogits | Tensor) -> GroupLogits:
-    """What a network gives, as `GroupLogits`: one tensor, as of MONAI's networks, is the prediction's logits."""
+    """Convert a network's output to `GroupLogits`; a single tensor, as MONAI's networks give, is the prediction."""
     if isinstance(output, GroupLogits):
         return output
     if isinstance(output, Tensor) and output.shape[1:2] == (1,):
@@ -24,7 +24,7 @@ def as_group_logits(output: GroupLogits | Tensor) -> GroupLogits:
 
 
 def group_losses(logits: GroupLogits, loss: Loss, label: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Loss of the decoder group, deep supervision's coarser heads included, and of the encoder group (0 without one).
+    """Compute the loss of the decoder group, with any coarser heads, and of the encoder group (0 without one).
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def group_losses(logits: GroupLogits, loss: Loss, label: Tensor, weight: Tensor 
     label, weight : Tensor
         (B, 1, D, H, W).
     """
-    decoder, *coarser = (loss(torch.sigmoid(one.float()), label, weight) for one in (logits.decoder, *logits.deep))
+    decoder, *coarser = (loss(torch.sigmoid(head.float()), label, weight) for head in (logits.decoder, *logits.deep))
     decoder = decoder + sum(share * part for share, part in zip(DEEP_WEIGHTS, coarser, strict=False))
     if logits.encoder is None:
         return decoder, torch.zeros_like(decoder)

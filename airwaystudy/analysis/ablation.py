@@ -27,7 +27,7 @@ METRICS = ("td", "bd", "dsc", "precision", "fpr", "leakage", "td_truth", "bd_tru
 
 # A factor's levels from the plainest to the paper's; an effect goes from the earlier to the later. Numbers rise.
 ORDER = {
-    "network": ("unet", "vnet", "attention_unet", "segresnet", "dynunet", "wingsnet"),
+    "network": ("unet", "vnet", "attention_unet", "dynunet", "wingsnet"),
     "supervision": ("final", "deep", "decoder", "both"),
     "loss": ("dice", "dice_bce", "tversky", "root_tversky", "general_union"),
     "sampling": ("uniform", "small_airway", "centreline", "hard_skeleton"),

@@ -200,8 +200,7 @@ def gradients_of(config: TrainConfig, case: tuple[Any, ...], **options: Any) -> 
 
     options: `layers` and `by_group` of `class_gradients`.
     """
-    found = list(class_gradients(*case, encoder_weight=config.encoder_weight, **options))
-    return dict(found[::-1])
+    return class_gradients(*case, encoder_weight=config.encoder_weight, **options)
 
 
 def measure_run(config: TrainConfig, epochs: list[int], view: int, branch_cases: int) -> dict[str, pd.DataFrame]:

@@ -1,31 +1,30 @@
-"""The network as a picture, drawn from the tables of `architecture`: its U of blocks, its taps and its groups."""
+"""Tabulate WingsNet's blocks and groups, and draw them: the U of blocks, the taps, the groups."""
 
 import itertools
 
 import matplotlib.pyplot as plt
 import pandas as pd
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
-from torch import Tensor, nn
+from torch import nn
 
 from airwaylib.errors import InputError
-from airwaylib.networks.wingsnet import COARSEST, WingsNet
+from airwaylib.networks.wingsnet import BLOCKS, ENCODER, WingsNet
 from airwaystudy.figures.style import BLUE, GREY, ORANGE, VERMILION
 
 HALF_WIDTH, HALF_HEIGHT = 0.42, 0.33  # of a block's box; blocks are 1 apart, levels LEVEL apart
 LEVEL = 1.45
 LOOKS = {"encoder": (ORANGE, "--"), "decoder": (BLUE, "-"), "half": (VERMILION, ":"), "quarter": (GREY, "-.")}
-DARK = "#444444"  # of what is written small
+DARK = "#444444"  # of small text
 ARROW = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0}
 
 
 def plot_architecture(blocks: pd.DataFrame, groups: pd.DataFrame) -> Figure:
-    """Blocks from left to right in the order they run, finer levels higher; taps go up to the bar of their group.
+    """Draw the blocks from left to right in the order they run, finer levels higher, with taps up to their group's bar.
 
-    blocks, groups: `architecture.blocks_of` and `groups_of`. A box says name, channels in and out, dilation and gates;
-    the number under it is that of its parameters, tap included.
+    blocks, groups: tables by `blocks_of` and `groups_of`. A box shows name, channels in and out, dilation and gates;
+    the number below it counts its parameters, tap included.
     """
     levels = {scale: -LEVEL * i for i, scale in enumerate(sorted(blocks["scale"].unique()))}
     places = {row.block: (float(i), levels[row.scale]) for i, row in enumerate(blocks.itertuples())}
@@ -49,7 +48,7 @@ def plot_architecture(blocks: pd.DataFrame, groups: pd.DataFrame) -> Figure:
 
 
 def draw_block(ax: Axes, x: float, y: float, row) -> None:
-    """A block's box with what is in it."""
+    """Draw a block's box and its text."""
     colour = LOOKS.get(row.groups.split(",")[0], (GREY, "-"))[0]
     box = (x - HALF_WIDTH, y - HALF_HEIGHT), 2 * HALF_WIDTH, 2 * HALF_HEIGHT
     round_ = "round,pad=0,rounding_size=0.08"
@@ -61,12 +60,12 @@ def draw_block(ax: Axes, x: float, y: float, row) -> None:
 
 
 def thousands(number: int) -> str:
-    """A whole number, its thousands set apart."""
+    """Format a whole number with spaces between thousands."""
     return f"{int(number):,}".replace(",", " ")
 
 
 def draw_paths(ax: Axes, blocks: pd.DataFrame, places: dict[str, tuple[float, float]]) -> None:
-    """The way from block to block, pooling down and upsampling up, and the skip connections."""
+    """Draw the arrows from block to block, labelled "pool" and "up", and the skip connections."""
     names = list(blocks["block"])
     for one, other in itertools.pairwise(names):
         (x0, y0), (x1, y1) = places[one], places[other]
@@ -91,7 +90,7 @@ def draw_paths(ax: Axes, blocks: pd.DataFrame, places: dict[str, tuple[float, fl
 
 
 def draw_groups(ax: Axes, blocks: pd.DataFrame, groups: pd.DataFrame, places: dict[str, tuple[float, float]]) -> None:
-    """A bar for each group over its blocks, with the taps that feed it and the head that it goes through."""
+    """Draw a bar for each group above its blocks, with its taps and its head."""
     for row in groups.itertuples():
         colour, dash = LOOKS.get(row.group, (GREY, "-"))
         members = blocks[[row.group in names.split(",") for names in blocks["groups"]]]
@@ -112,16 +111,13 @@ def draw_groups(ax: Axes, blocks: pd.DataFrame, groups: pd.DataFrame, places: di
             ax.plot([x, x], [y + HALF_HEIGHT, 0.95], color=colour, ls=dash, lw=0.9, zorder=1)
 
 
-SIDE = 2 * COARSEST  # voxels of the image that is passed through
-
-
 def blocks_of(network: nn.Module) -> pd.DataFrame:
-    """One row a block, in the order they run.
+    """Tabulate a WingsNet's blocks, one row each, in the order they run.
 
-    Columns: `block`; `scale` (voxels of the image to one of the block's, along an axis); `inputs`, `outputs`
-    (channels); `kernel`, `dilation`; `gates`; `taps` (channels); `groups` (those that its tap feeds, comma-separated);
-    `skip_from` (the block whose output comes in beside the one before; empty: none); `parameters`, and of them
-    `conv_parameters`, `gate_parameters`, `tap_parameters`.
+    Columns: `block`; `scale` (side of the block's voxels, in voxels of the image); `inputs`, `outputs` (channels);
+    `kernel`, `dilation`; `gates`; `taps` (channels); `groups` (those that its tap feeds, comma-separated); `skip_from`
+    (encoder block whose output is concatenated; empty: none); `parameters`, and of them `conv_parameters`,
+    `gate_parameters`, `tap_parameters`.
 
     Raises
     ------
@@ -135,32 +131,34 @@ def blocks_of(network: nn.Module) -> pd.DataFrame:
     """
     if not isinstance(network, WingsNet):
         raise InputError(f"network {type(network).__name__}: the architecture of a WingsNet alone can be read")
-    seen = run_through(network)
-    rows = []
-    for name, (inputs, output) in seen.items():
-        block, before = network.get_submodule(name), {id(out): other for other, (_, out) in seen.items()}
+    last_of_level = {BLOCKS[name][0]: name for name in ENCODER}
+    rows, above = [], 0
+    for name, (level, _, _, dilation) in BLOCKS.items():
+        block = network.get_submodule(name)
         counts = [count(part) for part in (block.conv, block.gates, block.tap)]
+        outputs, inputs, kernel = block.conv.weight.shape[:3]
         rows.append(
             {
                 "block": name,
-                "scale": SIDE // output.shape[2],
-                "inputs": sum(part.shape[1] for part in inputs),
-                "outputs": output.shape[1],
-                "kernel": block.conv.kernel_size[0],
-                "dilation": block.conv.dilation[0],
+                "scale": 2**level,
+                "inputs": inputs,
+                "outputs": outputs,
+                "kernel": kernel,
+                "dilation": dilation,
                 "gates": len(block.gates),
                 "taps": block.tap.out_channels if block.tap is not None else 0,
                 "groups": ",".join(group for group, names in network.groups.items() if name in names),
-                "skip_from": before.get(id(inputs[1]), "") if len(inputs) > 1 else "",
+                "skip_from": last_of_level[level] if level < above else "",
                 "parameters": sum(counts),
                 **dict(zip(("conv_parameters", "gate_parameters", "tap_parameters"), counts, strict=True)),
             }
         )
+        above = level
     return pd.DataFrame(rows)
 
 
 def groups_of(network: WingsNet) -> pd.DataFrame:
-    """One row a supervised group: `group`, `blocks`, `channels` (of its taps), `parameters` (of its head; 0: none)."""
+    """Tabulate the supervised groups: `group`, `blocks`, `channels` (of its taps), `parameters` (of its head)."""
     rows = []
     for group, names in network.groups.items():
         channels = sum(network.get_submodule(name).tap.out_channels for name in names)
@@ -169,26 +167,6 @@ def groups_of(network: WingsNet) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def run_through(network: WingsNet) -> dict[str, tuple[tuple[Tensor, ...], Tensor]]:
-    """Inputs and output of every block, in the order they run, of an empty image of SIDE voxels along each axis."""
-    seen: dict[str, tuple[tuple[Tensor, ...], Tensor]] = {}
-    hooks = [
-        module.register_forward_hook(lambda _, inputs, output, name=name: seen.update({name: (inputs, output)}))
-        for name, module in network.named_children()
-        if name != "heads"
-    ]
-    device = next(network.parameters()).device
-    was_training = network.training
-    try:
-        with torch.inference_mode():
-            network.eval()(torch.zeros(1, 1, SIDE, SIDE, SIDE, device=device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-        network.train(was_training)
-    return seen
-
-
 def count(part: nn.Module | None) -> int:
-    """Parameters of a part of the network; none, if it is not there."""
+    """Count the parameters of a part of the network; 0 if there is no such part."""
     return sum(parameter.numel() for parameter in part.parameters()) if part is not None else 0

@@ -8,8 +8,9 @@ from torch import nn
 from airwaylib.errors import InputError
 from airwaylib.gradients.by_class import class_gradients, layer_names
 from airwaylib.losses.general_union import dice_loss, general_union_loss, general_union_weight
+from airwaylib.networks.checkpoints import build_network
 from airwaylib.networks.supervision import as_group_logits, group_losses
-from airwaylib.networks.wingsnet import BLOCKS, WingsNet
+from airwaylib.networks.wingsnet import BLOCKS
 
 SIDE = 24
 TOLERANCE = 1e-4  # of the sum, as a share of the largest gradient
@@ -27,7 +28,7 @@ def crop(batch=1, side=SIDE, seed=0):
 
 def network(supervision="both", width=2):
     torch.manual_seed(0)
-    return WingsNet(width, supervision).eval()
+    return build_network("wingsnet", width=width, supervision=supervision).eval()
 
 
 def ordinary(net, loss, image, label, weight, names, encoder_weight=1.0, group=None):
@@ -56,21 +57,19 @@ def assert_equal_gradients(found, expected):
 def test_both_classes_add_up_to_the_gradient_on_all_blocks(supervision, loss):
     net, (image, label, weight) = network(supervision), crop()
     expected = ordinary(net, loss, image, label, weight, BLOCKS, encoder_weight=0.5)
-    seen = []
-    for name, parts in class_gradients(net, loss, image, label, weight, encoder_weight=0.5):
-        seen.append(name)
-        assert parts.groups == {}
-        assert parts.foreground.shape == expected[name].shape
-        assert parts.background.abs().max() > 0
-        assert_equal_gradients(parts.foreground + parts.background, expected[name])
-    assert seen == list(BLOCKS)[::-1]  # as back-propagation reaches them
+    found = class_gradients(net, loss, image, label, weight, encoder_weight=0.5)
+    assert list(found) == list(BLOCKS)  # in the order of the forward pass
+    for name, (airway, background) in found.items():
+        assert airway.shape == expected[name].shape
+        assert background.abs().max() > 0
+        assert_equal_gradients(airway + background, expected[name])
 
 
 def test_size_that_is_no_multiple_of_8_and_a_batch():
     net, (image, label, weight) = network(), [part[..., :21, :19] for part in crop(batch=2)]
     expected = ordinary(net, general_union_loss, image, label, weight, BLOCKS)
-    for name, parts in class_gradients(net, general_union_loss, image, label, weight):
-        assert_equal_gradients(parts.foreground + parts.background, expected[name])
+    for name, parts in class_gradients(net, general_union_loss, image, label, weight).items():
+        assert_equal_gradients(sum(parts), expected[name])
 
 
 def test_groups_add_up_and_are_those_of_their_own_loss():
@@ -79,22 +78,22 @@ def test_groups_add_up_and_are_those_of_their_own_loss():
         group: ordinary(net, dice_loss, image, label, weight, BLOCKS, encoder_weight=0.5, group=group)
         for group in ("encoder", "decoder")
     }
-    for name, parts in class_gradients(net, dice_loss, image, label, weight, encoder_weight=0.5, by_group=True):
-        for group, both in parts.groups.items():
+    found = class_gradients(net, dice_loss, image, label, weight, encoder_weight=0.5, by_group=True)
+    for name, (*parts, groups) in found.items():
+        for group, both in groups.items():
             assert_equal_gradients(sum(both), expected[group][name])
         for number in (0, 1):
-            torch.testing.assert_close(sum(both[number] for both in parts.groups.values()), parts[number])
+            torch.testing.assert_close(sum(both[number] for both in groups.values()), parts[number])
         if name.startswith("dc"):
-            assert not any(part.any() for part in parts.groups["encoder"])  # it never passes the decoder
+            assert not any(part.any() for part in groups["encoder"])  # it never passes the decoder
         else:
-            assert all(part.any() for part in parts.groups["encoder"])
+            assert all(part.any() for part in groups["encoder"])
 
 
 def test_without_an_encoder_group_there_are_no_groups_to_tell():
     image, label, _ = crop()
-    assert all(
-        parts.groups == {} for _, parts in class_gradients(network("final"), dice_loss, image, label, by_group=True)
-    )
+    found = class_gradients(network("final"), dice_loss, image, label, by_group=True)
+    assert all(groups == {} for _, _, groups in found.values())
 
 
 # MONAI's networks: in-place activations, residual sums, attention.
@@ -113,14 +112,14 @@ def test_networks_of_monai(name):
     names = layer_names(net)
     assert len(names) >= 5
     inplace = [module for module in net.modules() if getattr(module, "inplace", False)]
-    found = dict(class_gradients(net, dice_loss, image, label))
+    found = class_gradients(net, dice_loss, image, label)
     assert all(module.inplace for module in inplace)  # as they were
     for module in inplace:
         module.inplace = False
     expected = ordinary(net, dice_loss, image, label, None, names)
-    assert list(found) == [layer for layer in found if layer in names]
+    assert found.keys() <= set(names)
     for layer, parts in found.items():
-        assert_equal_gradients(parts.foreground + parts.background, expected[layer])
+        assert_equal_gradients(sum(parts), expected[layer])
 
 
 def test_one_convolution_by_hand():
@@ -132,44 +131,43 @@ def test_one_convolution_by_hand():
     image, label = torch.zeros(1, 1, 5, 5, 5), torch.zeros(1, 1, 5, 5, 5)
     label[0, 0, 2, 2, 1:4] = 1
     loss = lambda p, g, w: (p * (1 - 3 * g)).sum()  # noqa: E731
-    ((_, parts),) = class_gradients(net, loss, image, label, layers=["0"])
-    assert parts.foreground[0, 0, 2, 2].tolist() == [-0.5, -1.0, -1.5, -1.0, -0.5]  # 1, 2, 3, 2, 1 airway voxels x -2/4
-    assert parts.background[0, 0, 2, 2].tolist() == [(18 - 1) / 4, (27 - 2) / 4, 6.0, (27 - 2) / 4, (18 - 1) / 4]
-    assert parts.foreground[0, 0, 0].abs().sum() == 0  # two slices away
+    (airway, background) = class_gradients(net, loss, image, label, layers=["0"])["0"]
+    assert airway[0, 0, 2, 2].tolist() == [-0.5, -1.0, -1.5, -1.0, -0.5]  # 1, 2, 3, 2, 1 airway voxels x -2/4
+    assert background[0, 0, 2, 2].tolist() == [(18 - 1) / 4, (27 - 2) / 4, 6.0, (27 - 2) / 4, (18 - 1) / 4]
+    assert airway[0, 0, 0].abs().sum() == 0  # two slices away
 
 
 def test_any_layers_in_any_order_of_asking():
     net, (image, label, _) = network(), crop()
-    full = dict(class_gradients(net, dice_loss, image, label))
-    some = dict(class_gradients(net, dice_loss, image, label, layers=["dc5", "ec3.conv", "ec3"]))
-    assert list(some) == ["dc5", "ec3", "ec3.conv"]
+    full = class_gradients(net, dice_loss, image, label)
+    some = class_gradients(net, dice_loss, image, label, layers=["dc5", "ec3.conv", "ec3"])
+    assert list(some) == ["ec3.conv", "ec3", "dc5"]
     for name in ("dc5", "ec3"):
-        torch.testing.assert_close(some[name].foreground, full[name].foreground, rtol=1e-3, atol=1e-7)
+        torch.testing.assert_close(some[name][0], full[name][0], rtol=1e-3, atol=1e-7)
 
 
 def test_nothing_is_left_behind():
     net, (image, label, _) = network(), crop()
     before = net(image).decoder
-    list(class_gradients(net, dice_loss, image, label, by_group=True))
+    class_gradients(net, dice_loss, image, label, by_group=True)
     assert all(parameter.grad is None for parameter in net.parameters())
     assert not any(module._forward_hooks for module in net.modules())
     assert not net.training
     torch.testing.assert_close(net(image).decoder, before, rtol=0, atol=0)
 
 
-def test_it_may_be_asked_without_gradients_and_stopped_halfway():
-    net, (image, label, _) = network(), crop()
+def test_it_works_without_gradients_and_with_frozen_parameters():
+    net, (image, label, _) = network().requires_grad_(False), crop()
     with torch.no_grad():
-        name, parts = next(class_gradients(net, dice_loss, image, label))
-    assert name == "dc6"
-    assert parts.foreground.any()
+        found = class_gradients(net, dice_loss, image, label)
+    assert all(airway.any() for airway, _ in found.values())
 
 
 def test_unknown_layers_are_refused_and_the_known_listed():
     image, label, _ = crop()
     for name in ("ec13", ""):
         with pytest.raises(InputError, match=rf"layer '{name}' is unknown.*ec1, ec2.*dc6"):
-            next(class_gradients(network(), dice_loss, image, label, layers=["ec1", name]))
+            class_gradients(network(), dice_loss, image, label, layers=["ec1", name])
 
 
 def test_a_layer_must_give_one_tensor_once():
@@ -178,24 +176,35 @@ def test_a_layer_must_give_one_tensor_once():
     net.again = nn.Identity()
     net.forward = lambda image: net.again(net.again(image))
     with pytest.raises(InputError, match="layer 'again': it must give one tensor, once"):
-        next(class_gradients(net, dice_loss, image, label, layers=["again"]))
+        class_gradients(net, dice_loss, image, label, layers=["again"])
+
+
+def test_a_layer_overwritten_in_place_is_refused():
+    class Overwrites(nn.Sequential):
+        def forward(self, maps):
+            return self[1](torch.relu_(self[0](maps)))
+
+    image, label, _ = crop()
+    net = Overwrites(nn.Conv3d(1, 1, 3, padding=1), nn.Identity())
+    with pytest.raises(InputError, match="layer '0': its output is changed in place"):
+        class_gradients(net, dice_loss, image, label, layers=["0"])
 
 
 @pytest.mark.parametrize("value", [0, 1])
 def test_a_crop_of_one_class_is_refused(value):
     image, label, _ = crop()
     with pytest.raises(InputError, match="needs both classes"):
-        next(class_gradients(network(), dice_loss, image, torch.full_like(label, value)))
+        class_gradients(network(), dice_loss, image, torch.full_like(label, value))
 
 
 def test_a_loss_that_ignores_the_background_is_refused():
     image, label, _ = crop()
     with pytest.raises(InputError, match="no gradient on the background"):
-        next(class_gradients(network(), lambda p, g, w: 1 - (p * g).sum() / g.sum(), image, label))
+        class_gradients(network(), lambda p, g, w: 1 - (p * g).sum() / g.sum(), image, label)
 
 
 def test_what_is_not_a_number_stays_so():
     image, label, _ = crop()
     loss = lambda p, g, w: dice_loss(p, g) * torch.where(g > 0, torch.nan, 1.0).mean()  # noqa: E731
-    _, parts = next(class_gradients(network(), loss, image, label))
-    assert parts.foreground.isnan().any()
+    airway, _ = class_gradients(network(), loss, image, label)["dc6"]
+    assert airway.isnan().any()

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from airwaylib.gradients.by_class import LayerGradients
 from airwaylib.gradients.measures import (
     Regions,
     airway_radius,
@@ -24,7 +23,7 @@ def row(*values, channels=1):
 AIRWAY = np.array([[[False, True, True, True, False, False, False, False]]])
 REGIONS = Regions.around(AIRWAY, {"generation": np.array([[[-1, 0, 0, 1, 9, 9, 9, 9]]])}, shell=2)
 #                            shell  airway (3)     shell     far
-GRADIENTS = LayerGradients(row(3.0, 3.0, 1.0, -1.0, 2.0, 0.0, 0.0, 0.0), row(1.0, 1.0, -3.0, 1.0, 2, 4, 1, 0), {})
+GRADIENTS = row(3.0, 3.0, 1.0, -1.0, 2.0, 0.0, 0.0, 0.0), row(1.0, 1.0, -3.0, 1.0, 2, 4, 1, 0)
 
 
 def test_the_shell_is_the_background_near_the_airway():
@@ -40,7 +39,7 @@ def test_share_is_of_norms_and_nan_without_any_gradient():
 def test_norms_run_over_channels():
     foreground = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1, 1)  # norm 5
     background = torch.tensor([0.0, 15.0]).view(1, 2, 1, 1, 1)
-    assert foreground_share(LayerGradients(foreground, background, {})).item() == 0.25
+    assert foreground_share((foreground, background)).item() == 0.25
 
 
 def test_measures_by_hand():
@@ -62,21 +61,21 @@ def test_bins_by_hand():
 
 
 def test_what_is_not_a_number_is_reported_and_counts_nowhere_else():
-    foreground = GRADIENTS.foreground.clone()
+    foreground = GRADIENTS[0].clone()
     foreground[..., 2] = torch.nan
-    measures = measure(GRADIENTS._replace(foreground=foreground), REGIONS)
+    measures = measure((foreground, GRADIENTS[1]), REGIONS)
     assert measures["not_finite"] == pytest.approx(2 / 8)
     assert measures["erosion"] == 0  # of 0.75 and 0.5
     assert measures["share"] == pytest.approx(0.625)
     assert measures["ratio_near"] == pytest.approx(9 / 9)  # 3 + 3 + 1 + 2 + 0 to 1 + 1 + 1 + 2 + 4, without that voxel
-    everywhere = GRADIENTS._replace(foreground=torch.full_like(foreground, torch.nan))
+    everywhere = torch.full_like(foreground, torch.nan), GRADIENTS[1]
     measures = measure(everywhere, REGIONS)
     assert np.isnan([measures[name] for name in ("erosion", "dilation", "share")]).all()
     assert measures["not_finite"] == 1
 
 
 def test_a_coarse_voxel_stands_for_all_it_covers():
-    coarse = LayerGradients(row(1.0, 3.0, 0.0, 0.0), row(3.0, 1.0, 1.0, 1.0), {})  # shares 1/4, 3/4, 0, 0
+    coarse = row(1.0, 3.0, 0.0, 0.0), row(3.0, 1.0, 1.0, 1.0)  # shares 1/4, 3/4, 0, 0
     measures = measure(coarse, REGIONS)
     assert measures["erosion"] == pytest.approx(1 / 3)  # voxel 1 lies in the first, 2 and 3 in the second
     assert measures["dilation"] == 0
@@ -84,8 +83,8 @@ def test_a_coarse_voxel_stands_for_all_it_covers():
 
 def test_share_of_the_encoder_group():
     groups = {"encoder": (row(*[1.0] * 8), row(*[-0.5] * 8)), "decoder": (row(*[1.0] * 8), row(*[0.5] * 8))}
-    gradients = LayerGradients(row(*[2.0] * 8), row(*[0.0] * 8), groups)
-    assert from_encoder(gradients, REGIONS) == pytest.approx(0.25)  # |1 - 0.5| to |1 + 0.5|
+    gradients = row(*[2.0] * 8), row(*[0.0] * 8), groups
+    assert from_encoder(groups, REGIONS) == pytest.approx(0.25)  # |1 - 0.5| to |1 + 0.5|
     assert measure(gradients, REGIONS)["from_encoder"] == pytest.approx(0.25)
 
 

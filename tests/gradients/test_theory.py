@@ -12,7 +12,6 @@ from airwaylib.gradients.theory import (
     eroded,
     erosion_by_layer,
     simulated_critical_radius,
-    survives,
     tube_profile,
 )
 
@@ -32,7 +31,7 @@ class TestLaw:
 
     @pytest.mark.parametrize("ratio", [0, -1, math.inf, math.nan])
     def test_refuses_a_ratio_that_is_none(self, ratio):
-        for refuses in (lambda: critical_radius(2, ratio), lambda: eroded(1, 2, ratio), lambda: survives(0.5, ratio)):
+        for refuses in (lambda: critical_radius(2, ratio), lambda: eroded(1, 2, ratio)):
             with pytest.raises(InputError, match=r"ratio: .* must be above 0"):
                 refuses()
 
@@ -53,25 +52,13 @@ class TestLaw:
                     refuses(radius)
 
 
-class TestOneLayer:
-    def test_by_hand(self):
-        # 1 / FR - 1 = 3, 1, 1/3
-        assert survives([0.25, 0.5, 0.75], 2).tolist() == [False, True, True]
-        assert survives(0.25, [3, 3.01]).tolist() == [False, True]  # 3 leaves exactly 0: no sign
-        assert survives([0, 1], 1e9).tolist() == [False, True]
-
-    @pytest.mark.parametrize("share", [-0.1, 1.1, math.nan])
-    def test_refuses_a_share_that_is_none(self, share):
-        with pytest.raises(InputError, match=r"share: .* must be from 0 to 1"):
-            survives(share, 1)
-
-    def test_is_what_the_simulation_does(self):
-        for radius in np.arange(0.25, 2.3, 0.13):
-            for ratio in (0.5, 1, 2, 6, 9, 30):
-                assert eroded(radius, 1, ratio) != survives(disc(radius, 1).mean(), ratio)
-
-
 class TestSimulation:
+    def test_of_one_layer_keeps_the_sign_where_ratio_times_share_exceeds_the_rest(self):
+        for radius in np.arange(0.25, 2.3, 0.13):
+            share = disc(radius, 1).mean()
+            for ratio in (0.5, 1, 2, 6, 9, 30):
+                assert eroded(radius, 1, ratio) == (ratio * share <= 1 - share)
+
     @pytest.mark.parametrize("radius", [0.3, 0.5, 1.0, 1.7, 4.0])
     def test_a_disc_has_its_area(self, radius):
         whole = disc(radius, math.ceil(radius))

@@ -103,7 +103,7 @@ def test_gated_norm_stores_its_input_only():
 @pytest.mark.parametrize("size", [(5, 4, 6), (2, 4, 4), (1, 3, 3), (9, 50, 60)])
 def test_convolution_of_parts_equals_that_of_their_concatenation(size, dilation, memory_format):
     torch.manual_seed(0)
-    layer = Convolution(5, 3, 3, padding=dilation, dilation=dilation).double()
+    layer = Convolution(torch.nn.Conv3d(5, 3, 3, padding=dilation, dilation=dilation)).double()
     parts = [torch.randn(1, c, *size, dtype=torch.float64).to(memory_format=memory_format) for c in (2, 3)]
     parts = [part.requires_grad_() for part in parts]
     ours = layer(*parts)
@@ -121,7 +121,7 @@ def test_convolution_of_a_small_single_volume_is_made_of_two_halves(monkeypatch)
     monkeypatch.setattr(
         F, "conv3d", lambda maps, *args, **kw: batches.append(maps.shape[0]) or convolve(maps, *args, **kw)
     )
-    layer = Convolution(2, 3, 3, padding=1)
+    layer = Convolution(torch.nn.Conv3d(2, 3, 3, padding=1))
     for batch, size in ((1, 8), (2, 8), (1, 102)):  # 2 * 102 * 102 = 20808 channels and slices are no longer small
         layer(torch.zeros(batch, 2, size, size, 4))
     assert batches == [2, 2, 1]

@@ -4,29 +4,38 @@ import pickle
 
 import pytest
 import torch
-from plain_wingsnet import random_plain_network
 from refusals import refused
 
-from airwaylib.networks.checkpoints import load_author_checkpoint
+from airwaylib.networks.checkpoints import author_name, load_author_checkpoint
+from airwaylib.networks.wingsnet import WingsNet
+
+
+def random_network():
+    torch.manual_seed(1)
+    return WingsNet(2).eval()
+
+
+def as_authors_state(network):
+    return {author_name(name): tensor for name, tensor in network.state_dict().items()}
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize("swapped", [False, True])
 def test_author_checkpoint_is_read(tmp_path, prefix, swapped):
-    plain = random_plain_network().eval()
+    plain = random_network()
     heads = {"dc0_0": "dc0_1", "dc0_1": "dc0_0"} if swapped else {}
-    state = {prefix + heads.get(name[:5], name[:5]) + name[5:]: w for name, w in plain.state_dict().items()}
+    state = {prefix + heads.get(name[:5], name[:5]) + name[5:]: w for name, w in as_authors_state(plain).items()}
     torch.save({"epoch": 3, "state_dict": state}, tmp_path / "w.pth")
     network = load_author_checkpoint(tmp_path / "w.pth", width=2)
     assert not network.training
     image = torch.randn(1, 1, 16, 16, 16, dtype=torch.float64)
-    for a, b in zip(network.double()(image)[:2], plain.double()(image), strict=True):
+    for a, b in zip(network.double()(image)[:2], plain.double()(image)[:2], strict=True):
         assert torch.allclose(a, b, rtol=0, atol=1e-11)
 
 
 def test_author_checkpoint_that_does_not_fit_is_refused(tmp_path):
     path = tmp_path / "w.pth"
-    state = random_plain_network().eval().state_dict()
+    state = as_authors_state(random_network())
     torch.save({"state_dict": state}, path)
     refused(
         lambda: load_author_checkpoint(path),
