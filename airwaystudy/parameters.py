@@ -1,10 +1,30 @@
 """Parameters of the notebooks, checked before anything heavy is imported."""
 
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import BaseModel, Field, model_validator
 
 from airwaystudy.home import Model, validated
+
+
+class GradientParameters(BaseModel, extra="forbid", frozen=True):
+    """Parameters of 01_gradient_erosion: finished runs, and what of them is measured."""
+
+    study: str = Field("quick", description="results are read from and written to results/<study>/")
+    runs: list[str] | None = Field(None, min_length=1, description="runs to measure; null: all that kept snapshots")
+    view: int = Field(64, ge=16, multiple_of=8, description="side of the crop that is measured, voxels")
+    branch_cases: int = Field(1, ge=1, description="test cases, from the first, whose branches are measured")
+    looked_at: list[int] | None = Field(
+        None, min_length=1, description="epochs measured, rising; null: those with a snapshot, 0 before training"
+    )
+
+    @model_validator(mode="after")
+    def epochs_rise(self) -> "GradientParameters":
+        """Refuse epochs out of order, negative or repeated."""
+        if self.looked_at and (sorted(set(self.looked_at)) != self.looked_at or self.looked_at[0] < 0):
+            raise ValueError(f"looked_at {self.looked_at}: give rising epochs, such as [1, 5]")
+        return self
 
 
 class PhantomParameters(BaseModel, extra="forbid"):
@@ -95,8 +115,12 @@ class ExploreParameters(BaseModel, extra="forbid"):
     page_mb: float = Field(15, gt=0, description="the page is smaller than so many MB: what does not fit stays out")
 
 
-def notebook_parameters(names: dict[str, Any], model: type[Model]) -> Model:
-    """The notebook's parameters, as the tagged cell and papermill's injected one left them in `names` (its globals()).
+def notebook_parameters(
+    names: dict[str, Any], model: type[Model], complete: Callable[[dict[str, Any]], dict[str, Any]] = dict
+) -> Model:
+    """Check a notebook's parameters, as the tagged cell and papermill's injected one left them in `names` (globals()).
+
+    complete: adds what the parameters leave out before they are checked, such as `config.with_cases`.
 
     Call it in the cell after the parameters: every plain value defined so far counts as one, so that a misspelt `-p` is
     an error and not a silent default. Their names are kept in `names`, so that the cell can be run again later on.
@@ -105,4 +129,5 @@ def notebook_parameters(names: dict[str, Any], model: type[Model]) -> Model:
     of_jupyter = {"In", "Out"}
     found = [k for k, v in names.items() if not k.startswith("_") and k not in of_jupyter and isinstance(v, plain)]
     known = names.setdefault("_parameter_names", found)
-    return validated(model, {name: names[name] for name in known if name in names}, "notebook parameters")
+    given = {name: names[name] for name in known if name in names}
+    return validated(model, complete(given), "notebook parameters")

@@ -392,7 +392,7 @@ def test_06_segment_ct(home):
 def test_misspelt_parameter_is_an_error_that_names_the_valid_ones(notebook, tmp_path):
     done, _ = papermill(notebook, tmp_path, studdy="x")
     assert done.returncode != 0
-    assert "no parameter 'studdy' (valid: " in done.stderr
+    assert "no parameter 'studdy'; did you mean study?" in done.stderr
     assert not (tmp_path / "results").exists()
 
 

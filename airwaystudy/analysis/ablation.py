@@ -29,7 +29,7 @@ METRICS = ("td", "bd", "dsc", "precision", "fpr", "leakage", "td_truth", "bd_tru
 ORDER = {
     "network": ("unet", "vnet", "attention_unet", "segresnet", "dynunet", "wingsnet"),
     "supervision": ("final", "deep", "decoder", "both"),
-    "loss": ("dice", "dice_bce", "tversky", "root_tversky", "general_union_without_weights", "general_union"),
+    "loss": ("dice", "dice_bce", "tversky", "root_tversky", "general_union"),
     "sampling": ("uniform", "small_airway", "centreline", "hard_skeleton"),
 }
 # Settings that leave what is learnt as it is, or are compared otherwise (`data` by its checksum).
@@ -97,7 +97,8 @@ def differing(one: TrainConfig, other: TrainConfig) -> list[str]:
 def level(config: TrainConfig, factor: str) -> Any:
     """Look up a factor's value: where it is left open the loss's default, None if the loss has no such parameter."""
     value = getattr(config, factor)
-    return defaults(LOSSES[config.loss]).get(factor) if value is None else value
+    known = defaults(LOSSES[config.loss]) if config.loss in LOSSES else {}  # an own loss's are its own
+    return known.get(factor) if value is None else value
 
 
 def shown(value: Any) -> str:
