@@ -260,7 +260,7 @@ def test_03_results(tmp_path):
 def test_03_results_of_a_study_without_runs_says_so(tmp_path):
     done, _ = papermill("03_results.ipynb", tmp_path, study="made_up")
     assert done.returncode != 0
-    assert "no finished run; train first" in done.stderr
+    assert "no such study, nor any other; train one first" in done.stderr
     assert not (tmp_path / "results").exists()
 
 
@@ -365,6 +365,7 @@ def test_04_exhibits_refuses_a_baseline_without_runs(home, scored):
 
 
 def test_04_exhibits_needs_the_tables_of_03(tmp_path):
+    (tmp_path / "results/quick/runs").mkdir(parents=True)
     done, _ = papermill("04_exhibits.ipynb", tmp_path)
     assert done.returncode != 0
     assert "ablation.csv: run 03_results for this study first" in done.stderr
