@@ -155,6 +155,7 @@ def draw_by_diameter(ax: Axes, table: pd.DataFrame, score: str, styles: Styles) 
         range(len(bins)), [f"{name}\n({row['branches']:g})" for name, row in bins.iterrows()], fontsize="small"
     )
     ax.set(xlabel="airway diameter in mm (branches)", ylabel=SCORES[score], ylim=(-3, 103))
+    ax.yaxis.label.set_visible(True)  # seaborn hides it on axes that share their numbers
 
 
 def plot_td_by_diameter(table: pd.DataFrame, title: str) -> Figure:

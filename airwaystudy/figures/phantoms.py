@@ -1,4 +1,4 @@
-"""Plots of the phantoms' calibration: synthetic beside published and real. Style and saving are those of `figures`.
+"""Plots of how real the phantoms are: synthetic beside published and real.
 
 Every function takes curves by name: the phantoms' first, solid blue; references after it, each with its own dashes.
 """
@@ -8,10 +8,12 @@ from collections.abc import Mapping
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from airwaystudy.figures.style import BLUE, GREY, ORANGE, VERMILION
+from airwaystudy.phantoms.realism import HU_EDGES
 
 GREEN = "#009E73"  # Okabe & Ito's, too
 STYLES = (
@@ -22,6 +24,7 @@ STYLES = (
     {"color": GREY, "ls": (0, (5, 1, 1, 1, 1, 1)), "marker": "v"},
 )
 Curves = Mapping[str, pd.DataFrame]
+BEYOND = 99  # an exponent off the axis
 
 
 def styles(curves: Mapping) -> dict[str, dict]:
@@ -61,16 +64,14 @@ def plot_morphometry(tables: Curves, published: Mapping[str, tuple], title: str)
 
 
 def plot_murray(exponents: Mapping[str, np.ndarray], published: tuple[float, float, str], title: str) -> Figure:
-    """Share of the forks with Murray's exponent up to x; forks with a child as wide as the parent have none: never."""
+    """Draw the share of forks with Murray's exponent up to x; a fork whose child is as wide as it has inf: never."""
     figure, ax = plt.subplots(figsize=(6.5, 3.6), layout="constrained")
     ax.axvspan(*published[:2], color=GREY, alpha=0.25, lw=0, label=published[2])
     for name, style in styles(exponents).items():
-        values = np.sort(exponents[name])
-        if len(values):
-            steps = 100 * np.arange(1, len(values) + 1) / len(values)
-            seen = np.isfinite(values)
-            label = f"{name} ({len(values)} forks)"
-            ax.step(values[seen], steps[seen], where="post", label=label, **style | {"marker": ""})
+        look = {"color": style["color"], "ls": style["ls"], "label": f"{name} ({len(exponents[name])} forks)"}
+        if len(exponents[name]):
+            seen = np.nan_to_num(exponents[name], posinf=BEYOND)  # seaborn leaves inf out of the sum
+            sns.ecdfplot(x=seen, stat="percent", ax=ax, **look)
     ax.set(xlim=(0, 8), ylim=(0, 100), xlabel="Murray exponent of a fork", ylabel="forks with it or less (%)")
     ax.legend(frameon=False, fontsize="small")
     ax.set_title(title, fontsize="medium")
@@ -78,14 +79,13 @@ def plot_murray(exponents: Mapping[str, np.ndarray], published: tuple[float, flo
 
 
 def plot_histograms(histograms: Curves, title: str) -> Figure:
-    """HU of lung and body: the share of the tissue's voxels per HU, logarithmic; bins without any are gaps."""
+    """Draw the HU of lung and body: the share of the tissue's voxels per HU, logarithmic."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained", sharey=True)
     for ax, (tissue, label) in zip(axes, {"lung": "lung", "body": "body in the lungs' box"}.items(), strict=True):
-        chosen = {name: table[table["tissue"] == tissue] for name, table in histograms.items()}
-        shown = {
-            name: table.assign(density=table["density"].where(table["density"] > 0)) for name, table in chosen.items()
-        }
-        draw_curves(ax, shown, "hu", "density", marker=False)
+        for name, style in styles(histograms).items():
+            rows = histograms[name][histograms[name]["tissue"] == tissue]
+            look = {"element": "step", "fill": False, "color": style["color"], "ls": style["ls"], "label": name}
+            sns.histplot(rows, x="hu", weights="density", bins=list(HU_EDGES), ax=ax, **look)
         ax.set(xlabel="HU", yscale="log", title=label)
     axes[0].set(ylabel="share of the voxels per HU")
     axes[1].legend(frameon=False, fontsize="small")

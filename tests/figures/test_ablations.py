@@ -129,6 +129,7 @@ def test_scores_by_diameter_have_a_panel_a_score():
         table = table.assign(**{f"{name}_{part}": table[f"td_{part}"] + more for part in ("mean", "min", "max")})
     figure = plot_scores_by_diameter(table, "phantoms (synthetic)")
     assert [ax.get_ylabel() for ax in figure.axes] == ["DSC (%)", "branches detected (%)", "tree length detected (%)"]
+    assert all(ax.yaxis.label.get_visible() for ax in figure.axes)
     assert [points(ax)[1] for ax in figure.axes] == [[52, 52], [41, 41], [51, 51]]
     assert ends(figure.axes[1])[0] == (30, 45)
     places = [
