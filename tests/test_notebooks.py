@@ -17,7 +17,8 @@ from airwaylib.images.volume import read_mask, read_volume
 from airwaystudy import home as study
 from airwaystudy.phantoms.case import make_phantom, write_phantom
 
-NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = ROOT / "notebooks"
 SMALL = {
     "train_cases": ["mini_0000"],
     "validation_cases": [],
@@ -213,6 +214,7 @@ def ablated_scores(variant, seed, case):
 
 def test_03_results(tmp_path):
     results = write_runs(tmp_path, ABLATED, score=ablated_scores)
+    shutil.copy(ROOT / "claims.yaml", tmp_path)
     (results / "runs/deep_dice_0").mkdir()
     (results / "runs/deep_dice_0/failed.txt").write_text("out of memory")
     planned = [
@@ -277,6 +279,8 @@ TABLES_04 = {
 def scored(home):
     """Tables of 03_results of the two runs, with probes in one of them."""
     results = home / "results/quick"
+    shutil.copy(ROOT / "claims.yaml", home)
+    shutil.copy(ROOT / "data/published.csv", home / "data")
     probe = {"epoch": 1, "step": 0, "layer": "ec1", "layer_ratio": 2.0, "ratio": 3.0, "index": 0.1}
     study.write_csv(results / "runs/final_dice/probes.csv", pd.DataFrame([probe | {"erosion": 0.1, "dilation": 0.2}]))
     done, executed = papermill("03_results.ipynb", home)

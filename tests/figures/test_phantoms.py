@@ -10,15 +10,13 @@ import pandas as pd
 import pytest
 
 from airwaystudy.figures.phantoms import (
-    STYLES,
     plot_histograms,
     plot_morphometry,
     plot_murray,
     plot_spectra,
     plot_walls,
-    styles,
 )
-from airwaystudy.figures.style import BLUE, save_figure
+from airwaystudy.figures.style import save_figure
 
 PUBLISHED = {"angle_deg": (35.0, 45.0, "casts")}
 
@@ -39,11 +37,6 @@ def generations():
 def line(ax, label):
     (found,) = [line for line in ax.lines if line.get_label() == label]
     return found
-
-
-def test_styles_tell_curves_apart_without_colour():
-    assert styles({"a": 0, "b": 0})["a"]["color"] == BLUE
-    assert len({str(style["ls"]) for style in STYLES}) == len({style["color"] for style in STYLES}) == len(STYLES)
 
 
 def test_morphometry_shows_each_property_and_the_published_band(generations):
