@@ -90,8 +90,10 @@ class ResultParameters(BaseModel, extra="forbid"):
     planned: list[dict[str, Any]] = Field(
         [], description="variants planned: variant, its settings, seeds; none: no plan"
     )
-    compared: list[str] | None = FigureParameters.model_fields["compared"]
-    curves: list[str] | None = FigureParameters.model_fields["curves"]
+    compared: list[str] | None = Field(None, description="variants scored by diameter; null: all; []: none")
+    curves: list[str] | None = Field(
+        None, description="variants of the precision-TD curves; null: the plainest and the paper's; []: none"
+    )
 
 
 class ExhibitParameters(BaseModel, extra="forbid"):

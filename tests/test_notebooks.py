@@ -1,6 +1,7 @@
 """Every notebook runs by papermill with small parameters, and its results are right."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -16,7 +17,8 @@ from airwaylib.images.volume import read_mask, read_volume
 from airwaystudy import home as study
 from airwaystudy.phantoms.case import make_phantom, write_phantom
 
-NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = ROOT / "notebooks"
 SMALL = {
     "train_cases": ["mini_0000"],
     "validation_cases": [],
@@ -70,14 +72,41 @@ def pictures(executed):
     return sum("image/png" in output.get("data", {}) for output in outputs)
 
 
-def test_00_phantoms(home):
+def test_00_idea(tmp_path):
+    done, executed = papermill("00_idea.ipynb", tmp_path, study="toy", radius=1.5, layers=6, ratio=1)
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = tmp_path / "results/toy"
+    eroded = pd.read_csv(results / "tables/tube_erosion.csv").pivot(index="layers", columns="radius", values="eroded")
+    assert list(eroded.columns) == [0.75, 1.125, 1.5, 2.25, 3] and len(eroded) == 6
+    assert (eroded[0.75] >= eroded[3]).all() and eroded[0.75].iloc[-1] == 1
+    profiles = pd.read_csv(results / "tables/tube_profiles.csv")
+    assert profiles.groupby("layers")["position"].agg(["min", "max"]).to_numpy().tolist() == [[-10, 10]] * 5
+    axis = profiles[profiles["position"] == 0].set_index("layers")["value"]
+    assert axis[1] == pytest.approx(
+        (2 * math.pi * 1.5**2 - 9) / 9, abs=0.05
+    )  # a disc within 3 x 3 voxels, but for a rim
+    reach = pd.read_csv(results / "tables/tube_reach.csv").pivot(index="layers", columns="ratio", values="reach")
+    # The law: a tube of radius 1.5 under R = 1 keeps its axis through 1.5^2 / (4/3 ln 2) = 2.4 layers.
+    assert (reach[1].loc[:2] > 0).all() and (reach[1].loc[3:] == 0).all()
+    assert (reach[4].loc[:2] > 1.5).all()  # dilated
+    assert "R = 1, 6 layers: lost; critical radius 2.35 by the law" in executed.read_text()
+    assert "the airway's sign on its axis is lost after 3 layers" in executed.read_text()
+    for name in ("tube_erosion", "tube_reach"):
+        assert (results / f"figures/{name}.png").stat().st_size > 10_000 and (results / f"figures/{name}.svg").exists()
+    page = (results / "figures/tube.html").read_text()
+    assert page.count('"method":"skip"') == 8 + 6 + 19 and "plotly_sliderchange" in page
+    assert pictures(executed) == 2
+    assert executed.stat().st_size < 3e6
+
+
+def test_phantoms(home):
     """With a real CT and a centreline given: a phantom stands in for the one, a fork of three lines for the other."""
     case = write_phantom(make_phantom(7, "mini"), home / "elsewhere")
     line = home / "fork.vtu"
     line.write_text(VTU_FORK)
     real = {"cts": [str(case / "ct.nii.gz")], "airways": [str(case / "airway.nii.gz")], "centreline": str(line)}
     real["masks"] = real["airways"]
-    done, executed = papermill("00_phantoms.ipynb", home, seeds=[0, 1], study="calibrated", **real)
+    done, executed = papermill("appendix/phantoms.ipynb", home, seeds=[0, 1], study="calibrated", **real)
     assert done.returncode == 0, done.stderr[-3000:]
     tables, figures = (home / "results/calibrated" / name for name in ("tables", "figures"))
     deviation = pd.read_csv(tables / "deviation.csv")
@@ -99,8 +128,8 @@ def test_00_phantoms(home):
 
 
 @pytest.mark.slow
-def test_00_phantoms_without_real_data_says_so(home):
-    done, executed = papermill("00_phantoms.ipynb", home, seeds=[0], study="published")
+def test_phantoms_without_real_data_says_so(home):
+    done, executed = papermill("appendix/phantoms.ipynb", home, seeds=[0], study="published")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "no real data for: cts, masks, centreline (published values only)" in executed.read_text()
     sources = pd.read_csv(home / "results/published/tables/deviation.csv")["source"]
@@ -108,8 +137,8 @@ def test_00_phantoms_without_real_data_says_so(home):
     assert sources.str.contains("Weibel").any()
 
 
-def test_00_phantoms_refuses_a_ct_without_its_mask(tmp_path):
-    done, _ = papermill("00_phantoms.ipynb", tmp_path, cts=["ct.nii.gz"])
+def test_phantoms_refuses_a_ct_without_its_mask(tmp_path):
+    done, _ = papermill("appendix/phantoms.ipynb", tmp_path, cts=["ct.nii.gz"])
     assert done.returncode != 0
     assert "1 cts and 0 airways: each CT needs its airway mask" in done.stderr
 
@@ -178,20 +207,21 @@ def ablated_scores(variant, seed, case):
     return {"td": 60.0 + gain + (case == "test_b"), "td_truth": 50.0 + gain}
 
 
-def test_03_ablations(tmp_path):
+def test_03_results(tmp_path):
     results = write_runs(tmp_path, ABLATED, score=ablated_scores)
+    shutil.copy(ROOT / "claims.yaml", tmp_path)
     (results / "runs/deep_dice_0").mkdir()
     (results / "runs/deep_dice_0/failed.txt").write_text("out of memory")
     planned = [
         {"variant": "decoder_dice", "supervision": "decoder"},
         {"variant": "final_dice", **ABLATED["final_dice"]},
     ]
-    done, executed = papermill("03_ablations.ipynb", tmp_path, study="made_up", planned=planned)
+    done, executed = papermill("03_results.ipynb", tmp_path, study="made_up", planned=planned, compared=[], curves=[])
     assert done.returncode == 0, done.stderr[-3000:]
     tables = {path.stem: pd.read_csv(path) for path in (results / "tables").glob("*.csv")}
     assert set(tables) == {
         *("runs", "coverage", "ablation", "by_seed", "effects", "not_compared"),
-        *("ablation_by_diameter", "ablation_by_generation"),
+        *("ablation_by_diameter", "ablation_by_generation", "scores_by_case", "claims"),
     }
     covered = tables["coverage"].set_index("variant")
     assert covered["status"].to_dict() == dict.fromkeys(ABLATED, "done") | {"decoder_dice": "not run"} | {
@@ -215,51 +245,74 @@ def test_03_ablations(tmp_path):
     assert pictures(executed) == 3
     text = executed.read_text()
     assert "deep_dice_0: failed (out of memory)" in text
+    # Seeds of both_dice: 60 + 8, 10 and 12 points, half a point for the second case.
+    assert "most complete: both dice, tree length 70 % (68 to 72), precision 90 % (90 to 90)" in text
+    low, high = row["low"], row["high"]
+    assert f"td +10.0 points ({low:.1f} to {high:.1f}), 3 seeds, 2 cases: more" in text
+    assert set(tables["claims"]["verdict"]) <= {"holds", "holds partly", "mixed", "fails", "open", "not run"}
     assert "held-out cases (synthetic)" in (results / "figures/effects.svg").read_text()
 
 
 @pytest.mark.slow
-def test_03_ablations_of_a_study_without_runs_says_so(tmp_path):
-    done, _ = papermill("03_ablations.ipynb", tmp_path, study="made_up")
+def test_03_results_of_a_study_without_runs_says_so(tmp_path):
+    done, _ = papermill("03_results.ipynb", tmp_path, study="made_up")
     assert done.returncode != 0
-    assert "no finished run; train first" in done.stderr
+    assert "no such study, nor any other; train one first" in done.stderr
     assert not (tmp_path / "results").exists()
 
 
 EXHIBITS = {
-    *("tube_erosion", "architecture", "gradient_maps", "class_ratios", "scores_by_diameter"),
-    *("trade_off", "trees", "predictions", "tree"),
+    *("architecture", "gradient_maps", "class_ratios", "scores_by_diameter"),
+    *("trees", "predictions", "tree"),
 }
 TABLES_04 = {
-    *(
-        "tube_profiles",
-        "tube_erosion",
-        "architecture",
-        "architecture_groups",
-        "gradient_maps",
-        "class_ratios",
-        "scores",
-    ),
-    *("scores_by_case", "comparison", "ablation", "exact09", "published", "scores_by_diameter", "trade_off"),
-    *("trees", "tree", "runs", "claims", "td_at_precision"),
+    *("architecture", "architecture_groups", "gradient_maps", "class_ratios", "exact09", "published", "trees", "tree")
 }
 
 
 @pytest.fixture(scope="module")
-def exhibits(home):
-    """Results of 04_figures of the two runs, with gradient maps as 01 leaves them and probes as of a run with them."""
+def scored(home):
+    """Tables of 03_results of the two runs, with probes in one of them."""
     results = home / "results/quick"
-    shutil.copy(NOTEBOOKS.parent / "claims.yaml", home)
-    write_study(results / "gradients", size=24)
+    shutil.copy(ROOT / "claims.yaml", home)
+    shutil.copy(ROOT / "data/published.csv", home / "data")
     probe = {"epoch": 1, "step": 0, "layer": "ec1", "layer_ratio": 2.0, "ratio": 3.0, "index": 0.1}
     study.write_csv(results / "runs/final_dice/probes.csv", pd.DataFrame([probe | {"erosion": 0.1, "dilation": 0.2}]))
-    done, executed = papermill("04_figures.ipynb", home)
+    done, executed = papermill("03_results.ipynb", home)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "tree length at 60 % precision: final dice" in executed.read_text()
+    return results, {path.stem: pd.read_csv(path) for path in (results / "tables").glob("*.csv")}
+
+
+def test_03_results_numbers_are_the_runs(scored, home):
+    results, tables = scored
+    runs = {name: pd.read_csv(results / f"runs/{name}/scores.csv") for name in ("final_dice", "both_general_union")}
+    scores = tables["ablation"].set_index("variant")
+    assert list(scores.index) == list(runs)
+    assert (scores["convention"] == "paper").all() and scores["td_low"].isna().all()  # one seed has no interval
+    assert tables["scores_by_case"].query("variant == 'final_dice'")["td"].tolist() == runs["final_dice"]["td"].tolist()
+    at_half = tables["trade_off"].query("probability == 0.5").set_index("variant")
+    for name, run in runs.items():
+        assert scores.loc[name, "td_mean"] == pytest.approx(run["td"].mean(), abs=0.01)
+        assert at_half.loc[name, "td"] == pytest.approx(run["td"].item(), abs=0.01)
+    tree = pd.read_csv(home / "data/phantoms/raw/mini_0001/tree.csv")
+    by_diameter = tables["scores_by_diameter"].groupby("variant")["branches"].sum()
+    assert by_diameter.tolist() == [len(tree)] * 2  # the phantom's own branches
+    assert set(tables["td_at_precision"]["precision"]) == {60, 70, 80, 90}
+
+
+@pytest.fixture(scope="module")
+def exhibits(home, scored):
+    """Results of 04_exhibits of the two runs, with gradient maps as 01 leaves them."""
+    results, before = scored
+    write_study(results / "gradients", size=24)
+    done, executed = papermill("04_exhibits.ipynb", home)
     assert done.returncode == 0, done.stderr[-3000:]
     tables = {path.stem: pd.read_csv(path) for path in (results / "tables").glob("*.csv")}
-    return results, tables, executed
+    return results, {name: table for name, table in tables.items() if name not in before}, executed
 
 
-def test_04_figures_draws_and_tabulates_every_exhibit(exhibits):
+def test_04_exhibits_draws_and_tabulates_every_exhibit(exhibits):
     results, tables, executed = exhibits
     assert set(tables) == TABLES_04
     for name in EXHIBITS:
@@ -267,55 +320,54 @@ def test_04_figures_draws_and_tabulates_every_exhibit(exhibits):
         assert (results / f"figures/{name}.svg").exists()
     assert "plotly" in (results / "figures/tree.html").read_text()
     assert "mini" in (results / "tables/exact09.tex").read_text()
-    assert (results / "report.html").stat().st_size > 10_000
     assert pictures(executed) == len(EXHIBITS)
 
 
-def test_04_figures_numbers_are_the_runs(exhibits, home):
+def test_04_exhibits_numbers_are_the_runs(exhibits):
     results, tables, _ = exhibits
-    runs = {name: pd.read_csv(results / f"runs/{name}/scores.csv") for name in ("final_dice", "both_general_union")}
-    scores = tables["scores"].set_index("variant")
-    assert list(scores.index) == ["final_dice", "both_general_union"]
-    assert (scores["convention"] == "paper").all() and scores["td_low"].isna().all()  # one seed has no interval
-    assert tables["scores_by_case"].query("variant == 'final_dice'")["td"].tolist() == runs["final_dice"]["td"].tolist()
-    for name, run in runs.items():
-        assert scores.loc[name, "td_mean"] == pytest.approx(run["td"].mean(), abs=0.01)
-    gap = runs["both_general_union"]["td"].mean() - runs["final_dice"]["td"].mean()
-    comparison = tables["comparison"].set_index("metric")
-    assert comparison.loc["td", "difference"] == pytest.approx(gap, abs=0.01)
-    tree = pd.read_csv(home / "data/phantoms/raw/mini_0001/tree.csv")
-    by_diameter = tables["scores_by_diameter"].groupby("variant")["branches"].sum()
-    assert by_diameter.tolist() == [len(tree)] * 2  # the phantom's own branches
     parameters = tables["architecture"]["parameters"].sum() + tables["architecture_groups"]["parameters"].sum()
     assert parameters == study.read_json(results / "runs/both_general_union/summary.json")["parameters"]
-    at_half = tables["trade_off"].query("probability == 0.5").set_index("variant")
-    for name, run in runs.items():
-        assert at_half.loc[name, "td"] == pytest.approx(run["td"].item(), abs=0.01)
-    assert set(tables["published"]["whose"]) == {"ours", "published"}
-    assert set(tables["claims"]["verdict"]) <= {"holds", "holds partly", "fails", "open", "not run"}
+    assert tables["class_ratios"][["variant", "seed", "layer_ratio"]].values.tolist() == [["final_dice", 0, 2.0]]
+    detected = tables["exact09"]["exact09_tree_length_detected"]
+    ours, theirs = (tables["published"].query(f"whose == '{whose}'") for whose in ("ours", "published"))
+    assert (ours["comparable"] == "with ours alone").all() and (theirs["comparable"] == "no: other data").all()
+    assert len(theirs) == 5 and theirs["grade"].isin(["A", "B"]).all()
+    paper, official = ours.iloc[:2], ours.iloc[2]
+    scores = pd.read_csv(results / "tables/ablation.csv")
+    assert (paper["method"].tolist(), paper["td"].tolist()) == (scores["variant"].tolist(), scores["td_mean"].tolist())
+    assert (official["method"], official["convention"]) == ("both_general_union", "exact09")
+    assert official["td"] == pytest.approx(detected.mean(), abs=1e-3) and pd.isna(paper["exact09_fpr"]).all()
+    prediction = read_mask_or_empty(results / "runs/final_dice/predictions/mini_0001.nii.gz") > 0
+    counts = tables["trees"].set_index("variant").loc["final_dice"]
+    assert counts[["detected", "rim", "leaked"]].sum() <= prediction.sum()  # of its largest component
 
 
 @pytest.mark.slow
-def test_04_figures_without_maps_and_probes_says_so(home, tmp_path):
-    """The runs alone: the exhibits that need 01 or probes are left out, and the notebook says which."""
-    shutil.copytree(home / "results/quick/runs", tmp_path / "results/quick/runs")
-    (tmp_path / "results/quick/runs/final_dice/probes.csv").unlink(missing_ok=True)
+def test_04_exhibits_without_maps_and_probes_says_so(home, scored, tmp_path):
+    """The runs and their scores alone: what needs 01 or probes is left out, and the notebook says which."""
+    for name in ("runs", "tables"):
+        shutil.copytree(home / "results/quick" / name, tmp_path / "results/quick" / name)
+    (tmp_path / "results/quick/runs/final_dice/probes.csv").unlink()
     (tmp_path / "data").symlink_to(home / "data")
-    shutil.copy(NOTEBOOKS.parent / "claims.yaml", tmp_path)
-    done, executed = papermill("04_figures.ipynb", tmp_path, curves=["final_dice"], compared=["final_dice"])
+    done, executed = papermill("04_exhibits.ipynb", tmp_path, compared=["final_dice"])
     assert done.returncode == 0, done.stderr[-3000:]
     text = executed.read_text()
     assert "01_gradient_erosion was not run for this study" in text
     assert "no probes.csv" in text
     assert not (tmp_path / "results/quick/figures/gradient_maps.png").exists()
-    for name in ("trade_off", "scores_by_diameter"):
-        assert set(pd.read_csv(tmp_path / f"results/quick/tables/{name}.csv")["variant"]) == {"final_dice"}
 
 
-def test_04_figures_refuses_a_baseline_without_runs(home):
-    done, _ = papermill("04_figures.ipynb", home, baseline="deep_dice")
+def test_04_exhibits_refuses_a_baseline_without_runs(home, scored):
+    done, _ = papermill("04_exhibits.ipynb", home, baseline="deep_dice")
     assert done.returncode != 0
     assert "no finished run of variant 'deep_dice'; there are final_dice, both_general_union" in done.stderr
+
+
+def test_04_exhibits_needs_the_tables_of_03(tmp_path):
+    (tmp_path / "results/quick/runs").mkdir(parents=True)
+    done, _ = papermill("04_exhibits.ipynb", tmp_path)
+    assert done.returncode != 0
+    assert "ablation.csv: run 03_results for this study first" in done.stderr
 
 
 def test_06_segment_ct(home):
@@ -331,8 +383,10 @@ def test_06_segment_ct(home):
 @pytest.mark.parametrize(
     "notebook",
     [
-        path.name if path.name == "02_train.ipynb" else pytest.param(path.name, marks=pytest.mark.slow)
-        for path in sorted(NOTEBOOKS.glob("*.ipynb"))
+        str(path.relative_to(NOTEBOOKS))
+        if path.name == "02_train.ipynb"
+        else pytest.param(str(path.relative_to(NOTEBOOKS)), marks=pytest.mark.slow)
+        for path in sorted(NOTEBOOKS.rglob("*.ipynb"))
     ],
 )
 def test_misspelt_parameter_is_an_error_that_names_the_valid_ones(notebook, tmp_path):

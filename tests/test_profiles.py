@@ -41,7 +41,9 @@ def home(tmp_path):
     """A project with tiny studies and the repository's notebooks, Snakefile and profiles."""
     for name in ("Snakefile", "claims.yaml"):
         shutil.copy(ROOT / name, tmp_path)
-    for name in ("notebooks", "profiles"):
+    (tmp_path / "data").mkdir()
+    shutil.copy(ROOT / "data/published.csv", tmp_path / "data")
+    for name in ("notebooks", "profiles", "scripts"):
         shutil.copytree(ROOT / name, tmp_path / name)
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(PRESETS, sort_keys=False))
     return tmp_path

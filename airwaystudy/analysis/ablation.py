@@ -95,7 +95,7 @@ def differing(one: TrainConfig, other: TrainConfig) -> list[str]:
 
 
 def level(config: TrainConfig, factor: str) -> Any:
-    """Look up a factor's value; where it is left open, the loss's default, or None if the loss has no such parameter."""
+    """Look up a factor's value: where it is left open the loss's default, None if the loss has no such parameter."""
     value = getattr(config, factor)
     known = defaults(LOSSES[config.loss]) if config.loss in LOSSES else {}  # an own loss's are its own
     return known.get(factor) if value is None else value
@@ -130,7 +130,7 @@ def by_seed(runs: StudyRuns, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
 
 
 def ablation_table(runs: StudyRuns, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
-    """Summarise each variant in a row: factors, parameters, steps, seeds, cases; METRIC_mean, _sd, _low and _high (percent).
+    """Sum up each variant: factors, parameters, steps, seeds, cases; METRIC_mean, _sd, _low and _high (percent).
 
     mean: over seeds of the mean over cases, with Student's interval over the seeds; sd: over the cases, each of which
     is its mean over the seeds. A factor that is left to the loss shows the loss's default.
@@ -241,7 +241,7 @@ def effects(runs: StudyRuns, metrics: Sequence[str] = METRICS) -> tuple[pd.DataF
 
 
 def is_held(name: str, factor: str, config: TrainConfig) -> bool:
-    """Tell whether the factor `name` means something and stays as `factor` changes: a loss brings its own defaults along."""
+    """Tell whether the factor `name` stays as `factor` changes: a loss brings its own defaults along."""
     left_to_the_loss = getattr(config, name) is None
     return name != factor and level(config, name) is not None and not (factor == "loss" and left_to_the_loss)
 

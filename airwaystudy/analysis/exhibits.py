@@ -4,7 +4,6 @@ Masks are compared as convention `paper` takes them: the largest 6-connected com
 """
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +22,6 @@ from airwaystudy.data.cases import find_case, read_case
 from airwaystudy.plan.runs import StudyRuns, runs_of
 from airwaystudy.training.config import TrainConfig
 
-PUBLISHED = Path(__file__).resolve().parents[2] / "data" / "published.csv"  # beside the package: no results of ours
 ASTRAY = 1  # voxels; a false voxel farther from the reference is a leak, as in `exact09`
 
 

@@ -155,6 +155,7 @@ def draw_by_diameter(ax: Axes, table: pd.DataFrame, score: str, styles: Styles) 
         range(len(bins)), [f"{name}\n({row['branches']:g})" for name, row in bins.iterrows()], fontsize="small"
     )
     ax.set(xlabel="airway diameter in mm (branches)", ylabel=SCORES[score], ylim=(-3, 103))
+    ax.yaxis.label.set_visible(True)  # seaborn hides it on axes that share their numbers
 
 
 def plot_td_by_diameter(table: pd.DataFrame, title: str) -> Figure:
@@ -252,8 +253,10 @@ def plot_class_ratios(
             band = {"errorbar": ("pi", 100), "err_kws": {"alpha": 0.15, "lw": 0}}
             sns.lineplot(chosen, x="step", y=shown, label=label, legend=False, ax=ax, **band, **styles[variant])
         ax.set_title(name, fontsize="medium")
-        ax.set(xlabel="training step", ylabel="gradient ratio, airway : background", yscale="log")
-        ax.yaxis.set_major_formatter(PLAIN_NUMBERS)
+        ax.set(xlabel="training step", ylabel="gradient ratio, airway : background")
+    # Only now, for all panels: on a logarithmic axis seaborn would draw geometric means.
+    axes[0, 0].set(yscale="log")
+    axes[0, 0].yaxis.set_major_formatter(PLAIN_NUMBERS)
     add_legend(figure, width)
     figure.suptitle(title)
     return figure

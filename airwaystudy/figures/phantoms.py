@@ -1,4 +1,4 @@
-"""Plots of the phantoms' calibration: synthetic beside published and real. Style and saving are those of `figures`.
+"""Plots of how real the phantoms are: synthetic beside published and real.
 
 Every function takes curves by name: the phantoms' first, solid blue; references after it, each with its own dashes.
 """
@@ -8,36 +8,26 @@ from collections.abc import Mapping
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from airwaystudy.figures.style import BLUE, GREY, ORANGE, VERMILION
+from airwaystudy.figures.style import GREY, add_legend, series_styles
+from airwaystudy.phantoms.realism import HU_EDGES
 
-GREEN = "#009E73"  # Okabe & Ito's, too
-STYLES = (
-    {"color": BLUE, "ls": "-", "marker": "o"},
-    {"color": ORANGE, "ls": "--", "marker": "s"},
-    {"color": VERMILION, "ls": ":", "marker": "^"},
-    {"color": GREEN, "ls": "-.", "marker": "D"},
-    {"color": GREY, "ls": (0, (5, 1, 1, 1, 1, 1)), "marker": "v"},
-)
 Curves = Mapping[str, pd.DataFrame]
-
-
-def styles(curves: Mapping) -> dict[str, dict]:
-    """A style for each curve's name."""
-    return {name: STYLES[i % len(STYLES)] | {"ms": 3.5} for i, name in enumerate(curves)}
+BEYOND = 99  # an exponent off the axis
 
 
 def draw_curves(ax: Axes, curves: Curves, x: str, y: str, marker: bool = True) -> None:
-    """Column `y` over `x` of each table that has it."""
-    for name, style in styles(curves).items():
+    """Draw column `y` over `x` of each table that has it."""
+    for name, style in series_styles(curves).items():
         if y in curves[name] and len(curves[name]):
             ax.plot(curves[name][x], curves[name][y], label=name, **style | ({} if marker else {"marker": ""}))
 
 
 def plot_morphometry(tables: Curves, published: Mapping[str, tuple], title: str) -> Figure:
-    """Six properties by generation; `published` ranges (low, high, source) as grey bands."""
+    """Draw six properties by generation; `published` ranges (low, high, source) as grey bands."""
     panels = {
         "branches": "branches",
         "diameter_mm": "diameter (mm)",
@@ -54,23 +44,20 @@ def plot_morphometry(tables: Curves, published: Mapping[str, tuple], title: str)
         ax.set(ylabel=label, yscale="log" if column in ("branches", "diameter_mm", "length_mm") else "linear")
         if ax in axes[1]:
             ax.set(xlabel="generation (trachea 0)", ylim=(0, 1.05 * ax.get_ylim()[1]))
-    legend = {label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=len(legend), frameon=False)
+    add_legend(figure, 11)
     figure.suptitle(title)
     return figure
 
 
 def plot_murray(exponents: Mapping[str, np.ndarray], published: tuple[float, float, str], title: str) -> Figure:
-    """Share of the forks with Murray's exponent up to x; forks with a child as wide as the parent have none: never."""
+    """Draw the share of forks with Murray's exponent up to x; a fork whose child is as wide as it has inf: never."""
     figure, ax = plt.subplots(figsize=(6.5, 3.6), layout="constrained")
     ax.axvspan(*published[:2], color=GREY, alpha=0.25, lw=0, label=published[2])
-    for name, style in styles(exponents).items():
-        values = np.sort(exponents[name])
-        if len(values):
-            steps = 100 * np.arange(1, len(values) + 1) / len(values)
-            seen = np.isfinite(values)
-            label = f"{name} ({len(values)} forks)"
-            ax.step(values[seen], steps[seen], where="post", label=label, **style | {"marker": ""})
+    for name, style in series_styles(exponents).items():
+        look = {"color": style["color"], "ls": style["ls"], "label": f"{name} ({len(exponents[name])} forks)"}
+        if len(exponents[name]):
+            seen = np.nan_to_num(exponents[name], posinf=BEYOND)  # seaborn leaves inf out of the sum
+            sns.ecdfplot(x=seen, stat="percent", ax=ax, **look)
     ax.set(xlim=(0, 8), ylim=(0, 100), xlabel="Murray exponent of a fork", ylabel="forks with it or less (%)")
     ax.legend(frameon=False, fontsize="small")
     ax.set_title(title, fontsize="medium")
@@ -78,14 +65,13 @@ def plot_murray(exponents: Mapping[str, np.ndarray], published: tuple[float, flo
 
 
 def plot_histograms(histograms: Curves, title: str) -> Figure:
-    """HU of lung and body: the share of the tissue's voxels per HU, logarithmic; bins without any are gaps."""
+    """Draw the HU of lung and body: the share of the tissue's voxels per HU, logarithmic."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained", sharey=True)
     for ax, (tissue, label) in zip(axes, {"lung": "lung", "body": "body in the lungs' box"}.items(), strict=True):
-        chosen = {name: table[table["tissue"] == tissue] for name, table in histograms.items()}
-        shown = {
-            name: table.assign(density=table["density"].where(table["density"] > 0)) for name, table in chosen.items()
-        }
-        draw_curves(ax, shown, "hu", "density", marker=False)
+        for name, style in series_styles(histograms).items():
+            rows = histograms[name][histograms[name]["tissue"] == tissue]
+            look = {"element": "step", "fill": False, "color": style["color"], "ls": style["ls"], "label": name}
+            sns.histplot(rows, x="hu", weights="density", bins=list(HU_EDGES), ax=ax, **look)
         ax.set(xlabel="HU", yscale="log", title=label)
     axes[0].set(ylabel="share of the voxels per HU")
     axes[1].legend(frameon=False, fontsize="small")
@@ -94,7 +80,7 @@ def plot_histograms(histograms: Curves, title: str) -> Figure:
 
 
 def plot_spectra(spectra: Curves, title: str) -> Figure:
-    """Noise power spectra: in HU^2 mm^2 on a logarithmic axis, and as shares of their largest value."""
+    """Draw noise power spectra, in HU^2 mm^2 on a logarithmic axis, and as shares of their largest value."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     relative = {name: table.assign(power=table["power"] / table["power"].max()) for name, table in spectra.items()}
     draw_curves(axes[0], spectra, "frequency", "power")
@@ -107,7 +93,7 @@ def plot_spectra(spectra: Curves, title: str) -> Figure:
 
 
 def plot_walls(walls: Curves, title: str) -> Figure:
-    """Mean HU along the normals of the lumen's surface, a panel a bin of lumen diameter."""
+    """Draw the mean HU along the normals of the lumen's surface, a panel a bin of lumen diameter."""
     bins = list(dict.fromkeys(name for table in walls.values() for name in table["diameter_mm"]))
     bins.sort(key=lambda name: float(name.rstrip("+").split("-")[0]))
     width = 1 + 2.7 * max(len(bins), 1)

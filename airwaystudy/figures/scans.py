@@ -1,4 +1,4 @@
-"""Every plot of the study. Okabe-Ito colours, units on the axes, PNG and SVG that a rebuild leaves unchanged."""
+"""Draw CTs with masks: slices with outlines, and surfaces in 3-D."""
 
 from collections.abc import Mapping
 
@@ -21,7 +21,7 @@ Spacing = tuple[float, float, float]
 def draw_slice(
     ax: Axes, ct: np.ndarray, masks: Mapping[str, np.ndarray], axis: int, index: int, spacing: Spacing
 ) -> None:
-    """One CT slice (`axis` 0 axial, 1 coronal, 2 sagittal; head up) with each mask outlined in its key's colour."""
+    """Draw one CT slice (`axis` 0 axial, 1 coronal, 2 sagittal; head up) masks outlined in their keys' colours."""
     plane = np.take(ct, index, axis)
     step = {0: (spacing[1], spacing[0]), 1: (spacing[2], spacing[0]), 2: (spacing[2], spacing[1])}[axis]
     extent = (0, plane.shape[1] * step[1], 0, plane.shape[0] * step[0])
@@ -35,7 +35,7 @@ def draw_slice(
 
 
 def draw_surface(ax: Axes, masks: Mapping[str, np.ndarray], spacing: Spacing) -> None:
-    """Surfaces of boolean masks (D, H, W) seen from the front like a coronal slice, head up, coloured by their keys."""
+    """Draw surfaces of boolean masks (D, H, W) seen from the front, head up, coloured by their keys."""
     shape = next(iter(masks.values())).shape
     stride = max(1, round(max(shape) / 160))  # more triangles than pixels help nobody
     surfaces = {colour: surface(mask, stride) * spacing for colour, mask in masks.items() if mask.any()}
@@ -58,7 +58,7 @@ def draw_surface(ax: Axes, masks: Mapping[str, np.ndarray], spacing: Spacing) ->
 
 
 def surface(mask: np.ndarray, stride: int) -> np.ndarray:
-    """Triangles (N, 3 corners, 3: x, y, z) of a mask's surface on a grid `stride` times coarser, in its voxels."""
+    """Find a mask's surface on a grid `stride` times coarser: triangles (N, 3 corners, 3: x, y, z), in its voxels."""
     # Strategy: a coarse voxel is set where any of its voxels is, and the blur keeps a lone voxel above the level, so
     # that even the thinnest airway shows.
     coarse = np.pad(block_reduce(mask, stride, np.max), 2)
@@ -68,14 +68,14 @@ def surface(mask: np.ndarray, stride: int) -> np.ndarray:
 
 
 def overlap(prediction: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
-    """Detected, missed and false voxels of a prediction, keyed by the colours they are drawn in."""
+    """Split a prediction into detected, missed and false voxels, keyed by the colours they are drawn in."""
     return {BLUE: prediction & truth, ORANGE: truth & ~prediction, VERMILION: prediction & ~truth}
 
 
 def plot_predictions(
     ct: np.ndarray, truth: np.ndarray, predictions: Mapping[str, np.ndarray], spacing: Spacing, caption: str
 ) -> Figure:
-    """Truth and each prediction as coronal slice and 3-D rendering: detected blue, missed orange, false vermilion."""
+    """Draw truth and predictions as coronal slice and 3-D rendering: detected blue, missed orange, false vermilion."""
     columns = {"truth": truth, **predictions}
     tallness = ct.shape[0] * spacing[2] / (ct.shape[2] * spacing[0])
     figure = plt.figure(figsize=(4 * len(columns), 1.4 + 6.6 * tallness), layout="constrained")
@@ -93,7 +93,7 @@ def plot_predictions(
 
 
 def plot_segmentation(ct: np.ndarray, mask: np.ndarray, spacing: Spacing, title: str) -> Figure:
-    """A CT with its airway mask: axial and coronal slice where the mask is largest, and the mask in 3-D."""
+    """Draw a CT with its airway mask: axial and coronal slice where the mask is largest, and the mask in 3-D."""
     depth, height, width = np.array(ct.shape) * spacing[::-1]
     figure = plt.figure(figsize=(13, 0.8 + 4.2 * max(depth, height) / width), layout="constrained")
     for column, (axis, others) in enumerate(((0, (1, 2)), (1, (0, 2))), 1):

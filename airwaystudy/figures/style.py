@@ -10,8 +10,12 @@ from matplotlib.ticker import FuncFormatter
 
 from airwaylib.files import atomic_path
 
-# Okabe & Ito's colours, told apart with any colour vision.
+# Okabe & Ito's colours, told apart with any colour vision, and the black that they start with.
 BLUE, ORANGE, VERMILION, GREY = "#0072B2", "#E69F00", "#D55E00", "#7F7F7F"
+COLOURS = (BLUE, VERMILION, "#009E73", ORANGE, "#CC79A7", "#56B4E9", "#000000", GREY)
+MARKERS = "osD^vPX*"
+DASHES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
+PLAIN_NUMBERS = FuncFormatter(lambda value, _: f"{value:g}")  # 0.5 and 20 on logarithmic axes, not powers of ten
 
 
 def save_figure(figure: Figure, stem: str | Path, suffixes: Sequence[str] = (".png", ".svg")) -> list[Path]:
@@ -25,15 +29,8 @@ def save_figure(figure: Figure, stem: str | Path, suffixes: Sequence[str] = (".p
     return paths
 
 
-# Okabe & Ito's, and the black that they start with.
-COLOURS = (BLUE, VERMILION, "#009E73", ORANGE, "#CC79A7", "#56B4E9", "#000000", GREY)
-MARKERS = "osD^vPX*"
-DASHES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
-PLAIN_NUMBERS = FuncFormatter(lambda value, _: f"{value:g}")  # 0.5 and 20 on logarithmic axes, not powers of ten
-
-
 def series_styles(names: Iterable) -> dict[object, dict]:
-    """A colour, marker and dash for each of `names`, in their order; a name that comes again changes nothing."""
+    """Give each of `names` a colour, marker and dash, in their order; a name that comes again changes nothing."""
     styles = {}
     for i, name in enumerate(dict.fromkeys(names)):
         styles[name] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "ms": 4}
@@ -42,12 +39,12 @@ def series_styles(names: Iterable) -> dict[object, dict]:
 
 
 def plain(name: str) -> str:
-    """A name from a table as words."""
+    """Write a name from a table as words."""
     return str(name).replace("_", " ")
 
 
 def add_legend(figure: Figure, width: float) -> None:
-    """One legend below all panels, `width` inches wide at most, without a name twice."""
+    """Add one legend below all panels, `width` inches wide at most, without a name twice."""
     handles = {text: h for ax in figure.axes for h, text in zip(*ax.get_legend_handles_labels(), strict=True)}
     longest = max((len(text) for text in handles), default=1)
     columns = max(1, min(len(handles), int(width / (0.6 + 0.07 * longest))))
@@ -56,7 +53,7 @@ def add_legend(figure: Figure, width: float) -> None:
 
 
 def over_seeds(rows: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
-    """Mean, lowest and highest over the seeds, indexed by the places `by` in the rows' order; seeds of NaN left out.
+    """Find mean, lowest and highest over the seeds, indexed by `by` in the rows' order; seeds of NaN are left out.
 
     Examples
     --------
@@ -69,7 +66,7 @@ def over_seeds(rows: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
 
 
 def variant_styles(names: Iterable[str]) -> dict[str, dict]:
-    """A style for each variant: colours come again after eight, each time with the next marker."""
+    """Give each variant a style: colours come again after eight, each time with the next marker."""
     styles = series_styles(names)
     for i, style in enumerate(styles.values()):
         style["marker"] = MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]
@@ -77,6 +74,6 @@ def variant_styles(names: Iterable[str]) -> dict[str, dict]:
 
 
 def label_of(name: str, rows: pd.DataFrame) -> str:
-    """A variant in words, with the number of its seeds."""
+    """Write a variant in words, with the number of its seeds."""
     seeds = int(rows["seeds"].max())
     return f"{plain(name)} ({seeds} seed{'' if seeds == 1 else 's'})"

@@ -11,7 +11,7 @@ from airwaystudy.figures.style import BLUE, GREY, ORANGE, VERMILION
 
 
 def plot_training(metrics: pd.DataFrame) -> Figure:
-    """Loss and validation scores over the epochs of a run's metrics.csv."""
+    """Draw loss and validation scores over the epochs of a run's metrics.csv."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     left.plot(metrics["epoch"], metrics["loss_decoder"], color=BLUE, marker=".", label="decoder group (the prediction)")
     if metrics["loss_encoder"].any():
@@ -36,7 +36,7 @@ def plot_training(metrics: pd.DataFrame) -> Figure:
 
 
 def plot_crops(crops: Sequence[Mapping[str, np.ndarray]]) -> Figure:
-    """Training crops (image and label, (1, S, S, S)) through the axial slice with most airway, label outlined."""
+    """Draw training crops (image and label, (1, S, S, S)) through the axial slice with most airway, label outlined."""
     figure, axes = plt.subplots(1, len(crops), figsize=(2.2 * len(crops), 2.4), layout="constrained", squeeze=False)
     for ax, crop in zip(axes[0], crops, strict=True):
         image, label = (np.asarray(crop[name][0]) for name in ("image", "label"))

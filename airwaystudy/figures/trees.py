@@ -14,11 +14,9 @@ from matplotlib.ticker import MaxNLocator
 from airwaylib.files import atomic_path
 from airwaystudy.figures.style import BLUE, ORANGE, save_figure
 
-# ----------------------------------------------------------------------------------------------------------------- tree
-
 
 def tree_lines(tree, found: np.ndarray | None) -> pd.DataFrame:
-    """Lines of a `tree.AirwayTree`, one row a stretch between two forks.
+    """Cut a `parse.AirwayTree` into lines, one row a stretch between two forks.
 
     Columns: points (n, 3; x, y, z in mm), the numbers of its branch, and how it is drawn: group, colour, dash.
 
@@ -41,7 +39,7 @@ def tree_lines(tree, found: np.ndarray | None) -> pd.DataFrame:
 
 
 def plot_tree(tree, title: str, found: np.ndarray | None = None) -> Figure:
-    """A parsed airway tree from the front and the left, coloured by generation, a point wide for each mm of radius.
+    """Draw a parsed tree from the front and the left, coloured by generation, a point wide for each mm of radius.
 
     found: whether a prediction detects each branch of the table. With it, branches detected are blue and solid, missed
     ones orange and dotted.
@@ -74,7 +72,7 @@ def plot_tree(tree, title: str, found: np.ndarray | None = None) -> Figure:
 
 
 def tree_html(tree, title: str, found: np.ndarray | None = None, full_page: bool = True) -> str:
-    """A parsed airway tree as self-contained HTML: turn it, zoom, point at a branch for its numbers.
+    """Write a parsed airway tree as self-contained HTML: turn it, zoom, point at a branch for its numbers.
 
     found: as for `plot_tree`. full_page: False for a part of a page, such as a notebook.
     """
@@ -96,7 +94,7 @@ def tree_html(tree, title: str, found: np.ndarray | None = None, full_page: bool
 
 
 def _hover(row) -> str:
-    """What a branch says of itself."""
+    """Describe a branch where the mouse points at it."""
     return (
         f"branch {row.branch}, generation {row.generation}<br>"
         f"length {row.length_mm:.1f} mm, radius here {row.radius_mm:.1f} mm, {row.voxels} voxels"
@@ -104,7 +102,7 @@ def _hover(row) -> str:
 
 
 def draw_tree_file(tree, path: str | Path, title: str, found: np.ndarray | None = None) -> None:
-    """Draw a tree as what the suffix of `path` says: .html, .png or .svg."""
+    """Draw a tree as .html, .png or .svg, by the suffix of `path`."""
     path = Path(path)
     if path.suffix == ".html":
         with atomic_path(path) as temporary:

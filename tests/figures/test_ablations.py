@@ -8,9 +8,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.container import ErrorbarContainer
+from matplotlib.colors import to_rgb
 
-from airwaystudy.figures.ablations import layout, plot_effects, plot_td_against_precision, plot_td_by_diameter
+from airwaystudy.figures.ablations import (
+    PARTS,
+    layout,
+    plot_class_ratios,
+    plot_effects,
+    plot_scores_by_diameter,
+    plot_td_against_precision,
+    plot_td_by_diameter,
+    plot_trade_off,
+    plot_trees,
+)
 from airwaystudy.figures.style import save_figure, variant_styles
 
 
@@ -36,10 +46,15 @@ def two_factors():
     )
 
 
-def dots(ax):
-    """Drawn differences of a panel: (x, filled)."""
-    found = [line for line in ax.lines if line.get_marker() == "o" and len(line.get_xdata()) == 1]
-    return [(line.get_xdata()[0], line.get_markerfacecolor() != "white") for line in found]
+def dots(ax, marker="o"):
+    """Differences drawn in a panel."""
+    (line,) = [line for line in ax.lines if line.get_marker() == marker and len(line.get_xdata())]
+    return [x for x in line.get_xdata() if np.isfinite(x)]
+
+
+def bars(ax):
+    """Ends of the intervals drawn in a panel."""
+    return [list(line.get_xdata()) for line in ax.lines if line.get_marker() == "None"]
 
 
 def test_forest_has_a_panel_a_metric_and_a_row_a_pair():
@@ -49,10 +64,9 @@ def test_forest_has_a_panel_a_metric_and_a_row_a_pair():
         ["tree length detected", "(percentage points)"],
         ["precision", "(percentage points)"],
     ]
-    assert dots(left) == [(4.0, True), (9.0, False)]  # without an interval, nothing is clear of 0
-    assert dots(right) == [(-1.0, False)]
-    ends = [list(line.get_xdata()) for line in left.lines]
-    assert [1.0, 7.0] in ends and [3.0, 5.0] in ends
+    assert dots(left) == dots(left, "|") == [4.0, 9.0] and dots(right) == [-1.0]
+    assert [1.0, 7.0] in bars(left) and [3.0, 5.0] in bars(left) and [-3.0, 1.0] in bars(right)
+    assert not any(9.0 in ends for ends in bars(left))  # one seed has no interval
     labels = {tick.get_text(): place for place, tick in zip(left.get_yticks(), left.get_yticklabels(), strict=True)}
     order = sorted(labels, key=labels.get)
     assert order == ["supervision", "final → both", "loss", "dice → general union"]
@@ -77,28 +91,55 @@ def by_diameter(count):
     return pd.DataFrame(rows)
 
 
-def error_bars(ax):
-    return {box.get_label(): box for box in ax.containers if isinstance(box, ErrorbarContainer)}
+def points(ax):
+    """Heights of each variant's markers, in the order they are drawn."""
+    return [list(line.get_ydata()) for line in ax.lines if line.get_marker() != "None" and len(line.get_xdata())]
+
+
+def ends(ax):
+    """Lowest and highest point of each bar."""
+    heights = [line.get_ydata() for line in ax.lines if line.get_marker() == "None"]
+    return [(np.nanmin(values), np.nanmax(values)) for values in heights]
+
+
+def labels(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_detection_by_diameter_goes_from_the_lowest_to_the_highest_seed():
     figure = plot_td_by_diameter(by_diameter(2), "made up")
     (ax,) = figure.axes
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0-2\n(10)", "2-4\n(20)"]
-    bars = error_bars(ax)
-    assert list(bars) == ["v0 (3 seeds)", "v1 (3 seeds)"]
-    line, _, (stems,) = bars["v1 (3 seeds)"]
-    assert list(line.get_ydata()) == [51, 51]
-    assert [sorted(segment[:, 1]) for segment in stems.get_segments()] == [[41, 56]] * 2
+    assert labels(figure) == ["v0 (3 seeds)", "v1 (3 seeds)"]
+    assert points(ax) == [[50, 50], [51, 51]]
+    assert ends(ax) == [(40, 55), (40, 55), (41, 56), (41, 56)]
     assert "%" in ax.get_ylabel() and "mm" in ax.get_xlabel()
 
 
 @pytest.mark.parametrize(("count", "shares"), [(6, [6]), (7, [4, 3]), (13, [5, 4, 4])])
 def test_many_variants_share_out_among_panels(count, shares):
     figure = plot_td_by_diameter(by_diameter(count), "made up")
-    assert [len(error_bars(ax)) for ax in figure.axes] == shares
-    (legend,) = figure.legends
-    assert len(legend.get_texts()) == count
+    assert [len(points(ax)) for ax in figure.axes] == shares
+    assert len(labels(figure)) == count
+
+
+def test_scores_by_diameter_have_a_panel_a_score():
+    table = by_diameter(2)
+    for name, more in (("bd", -10), ("dsc", 1)):
+        table = table.assign(**{f"{name}_{part}": table[f"td_{part}"] + more for part in ("mean", "min", "max")})
+    figure = plot_scores_by_diameter(table, "phantoms (synthetic)")
+    assert [ax.get_ylabel() for ax in figure.axes] == ["DSC (%)", "branches detected (%)", "tree length detected (%)"]
+    assert all(ax.yaxis.label.get_visible() for ax in figure.axes)
+    assert [points(ax)[1] for ax in figure.axes] == [[52, 52], [41, 41], [51, 51]]
+    assert ends(figure.axes[1])[0] == (30, 45)
+    places = [
+        line.get_xdata()[0]
+        for line in figure.axes[0].lines
+        if line.get_marker() in ("o", "s") and len(line.get_xdata())
+    ]
+    first, second = places
+    assert first < 0 < second  # side by side
+    assert labels(figure) == ["v0 (3 seeds)", "v1 (3 seeds)"]
 
 
 def test_no_bins_make_an_empty_plot():
@@ -118,13 +159,14 @@ SEEDS = pd.DataFrame({"variant": "final_dice", "seed": [0, 1], "td": [58.0, 62.0
 
 
 def test_scatter_shows_means_with_the_range_of_the_seeds_and_each_of_them():
-    (ax,) = plot_td_against_precision(summary(), SEEDS, "made up").axes
-    line, _, (across, up) = error_bars(ax)["final dice (2 seeds)"]
+    figure = plot_td_against_precision(summary(), SEEDS, "made up")
+    (ax,) = figure.axes
+    ((line, _, (across, up)),) = ax.containers
     assert (line.get_xdata()[0], line.get_ydata()[0]) == (90, 60)
     assert across.get_segments()[0].tolist() == [[89.5, 60], [90.5, 60]]
     assert up.get_segments()[0].tolist() == [[90, 58], [90, 62]]
-    (dots,) = [line for line in ax.lines if len(line.get_xdata()) == 2]
-    assert dots.get_xydata().tolist() == [[89.5, 58], [90.5, 62]]
+    assert ax.collections[0].get_offsets().tolist() == [[89.5, 58], [90.5, 62]]
+    assert labels(figure) == ["one seed", "final dice (2 seeds)"]
     low, high = ax.get_ylim()
     assert 50 < low < 58 and 62 < high < 70
 
@@ -155,3 +197,67 @@ def test_a_rebuild_gives_the_same_bytes(tmp_path):
     for name in ("one", "other"):
         save_figure(plot_effects(two_factors(), "made up"), tmp_path / name)
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "other.svg").read_bytes()
+
+
+STYLES = variant_styles(["final_dice", "both_dice", "both_general_union"])
+
+
+def test_class_ratios_are_means_with_bands_and_a_panel_a_layer():
+    rows = [
+        {"variant": "final_dice", "seed": seed, "step": step, "layer": layer, "layer_ratio": 2.0 + seed, "ratio": 10.0}
+        for seed in (0, 1)
+        for step in (0, 50)
+        for layer in ("ec1", "dc6")
+    ]
+    figure = plot_class_ratios(pd.DataFrame(rows), STYLES, "training")
+    assert [ax.get_title() for ax in figure.axes] == ["at the output (the loss's)", "at layer dc6", "at layer ec1"]
+    loss, _, first = figure.axes
+    assert list(loss.lines[1].get_ydata()) == [10, 10] and list(first.lines[1].get_ydata()) == [2.5, 2.5]
+    assert list(first.lines[1].get_xdata()) == [0, 50]
+    band = first.collections[0].get_paths()[0].vertices
+    assert (band[:, 1].min(), band[:, 1].max()) == (2, 3)
+    assert labels(figure) == ["final dice (2 seeds)"]
+    assert all(ax.get_yscale() == "log" for ax in figure.axes)
+
+
+def test_trade_off_has_a_thin_line_a_seed_and_a_thick_mean():
+    rows = [
+        {
+            "variant": "both_dice",
+            "seed": seed,
+            "case": case,
+            "probability": p,
+            "td": 90 - 40 * p,
+            "precision": 50 + 40 * p + 2 * seed,
+        }
+        for seed in (0, 1)
+        for case in "ab"
+        for p in (0.1, 0.5, 0.9)
+    ]
+    figure = plot_trade_off(pd.DataFrame(rows), STYLES, "phantoms (synthetic)")
+    (ax,) = figure.axes
+    first, second, mean, marked, _ = ax.lines
+    assert list(mean.get_xdata()) == pytest.approx([55, 71, 87]) and list(mean.get_ydata()) == pytest.approx(
+        [86, 70, 54]
+    )
+    assert list(second.get_xdata() - first.get_xdata()) == pytest.approx([2, 2, 2])
+    assert first.get_linewidth() < mean.get_linewidth()
+    assert (list(marked.get_xdata()), list(marked.get_ydata())) == ([71], [70])  # the threshold 0.5
+    assert [text.get_text() for text in ax.texts] == ["0.1", "0.9"]
+    assert "both dice (2 seeds)" in labels(figure)
+
+
+def test_trees_show_what_is_detected_missed_and_leaked_from_two_sides():
+    empty = np.zeros((10, 12, 14), bool)
+    masks = {name: empty.copy() for name in (*PARTS, "rim")}
+    masks["detected"][2:5, 2:5, 2:5] = masks["missed"][6:9, 2:5, 2:5] = masks["rim"][2:5, 8:11, 2:5] = True
+    figure = plot_trees({"final_dice": masks}, (1.0, 1.0, 2.0), "mini_0001 (synthetic CT)")
+    front, side = figure.axes
+    assert (front.get_xlim(), front.get_ylim()) == ((0, 14), (0, 20)) and side.get_xlim() == (0, 12)
+    assert "27 detected, 27 missed, 0 leaked voxels" in front.get_title()
+    hues = {tuple((colour[:3] / colour[:3].max()).round(1)) for colour in front.collections[0].get_facecolors()}
+    wanted = {
+        tuple((np.array(to_rgb(PARTS[part])) / max(to_rgb(PARTS[part]))).round(1)) for part in ("detected", "missed")
+    }
+    assert hues == wanted  # no rim
+    assert labels(figure) == list(PARTS)

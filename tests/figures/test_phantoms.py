@@ -10,15 +10,13 @@ import pandas as pd
 import pytest
 
 from airwaystudy.figures.phantoms import (
-    STYLES,
     plot_histograms,
     plot_morphometry,
     plot_murray,
     plot_spectra,
     plot_walls,
-    styles,
 )
-from airwaystudy.figures.style import BLUE, save_figure
+from airwaystudy.figures.style import save_figure
 
 PUBLISHED = {"angle_deg": (35.0, 45.0, "casts")}
 
@@ -41,11 +39,6 @@ def line(ax, label):
     return found
 
 
-def test_styles_tell_curves_apart_without_colour():
-    assert styles({"a": 0, "b": 0})["a"]["color"] == BLUE
-    assert len({str(style["ls"]) for style in STYLES}) == len({style["color"] for style in STYLES}) == len(STYLES)
-
-
 def test_morphometry_shows_each_property_and_the_published_band(generations):
     figure = plot_morphometry(generations, PUBLISHED, "trees")
     axes = {ax.get_ylabel(): ax for ax in figure.axes}
@@ -63,17 +56,18 @@ def test_morphometry_shows_each_property_and_the_published_band(generations):
 def test_murray_is_a_cumulative_share_that_forks_without_exponent_keep_low():
     figure = plot_murray({"real": np.array([3.0, 1.0, np.inf, 2.0])}, (2.8, 3.0, "books"), "forks")
     (curve,) = figure.axes[0].lines
-    assert curve.get_xdata().tolist() == [1, 2, 3]
-    assert curve.get_ydata().tolist() == [25, 50, 75]
+    assert curve.get_xdata()[1:4].tolist() == [1, 2, 3] and curve.get_xdata()[4] > 8  # off the axis
+    assert curve.get_ydata()[:4].tolist() == [0, 25, 50, 75]
     assert curve.get_label() == "real (4 forks)"
 
 
-def test_histograms_split_tissues_and_leave_gaps():
+def test_histograms_split_tissues():
     table = pd.DataFrame({"tissue": ["lung", "lung", "body"], "hu": [-900, -800, 40], "density": [0.1, 0.0, 0.2]})
     lung, body = plot_histograms({"phantoms": table}, "HU").axes
     assert lung.get_yscale() == "log" and lung.get_xlabel() == "HU"
-    assert np.isnan(line(lung, "phantoms").get_ydata()).tolist() == [False, True]
-    assert line(body, "phantoms").get_xydata().tolist() == [[40, 0.2]]
+    assert set(line(lung, "phantoms").get_ydata()) == {0, 0.1} and set(line(body, "phantoms").get_ydata()) == {0, 0.2}
+    (start,) = [x for x, y in line(body, "phantoms").get_xydata() if y]
+    assert start == 32  # a bin of 16 HU
 
 
 def test_spectra_are_shown_absolute_and_relative():

@@ -35,7 +35,10 @@ def home(tmp_path):
     """A project with a tiny study and the repository's notebooks and Snakefile."""
     for name in ("Snakefile", "claims.yaml"):
         shutil.copy(ROOT / name, tmp_path)
-    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    (tmp_path / "data").mkdir()
+    shutil.copy(ROOT / "data/published.csv", tmp_path / "data")
+    for name in ("notebooks", "scripts"):
+        shutil.copytree(ROOT / name, tmp_path / name)
     (tmp_path / "study.yaml").write_text(yaml.safe_dump({"tiny": TINY}, sort_keys=False))
     return tmp_path
 
