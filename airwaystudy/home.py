@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ HOME = Path(os.environ.get("AIRWAYLIB_HOME", Path(__file__).resolve().parents[1]
 
 
 DEFAULT_WEIGHTS = HOME / "airwaylib/inference/weights/wingsnet-phantom.safetensors"
+CPU_FILE = Path("/proc/cpuinfo")
 VERSIONS_OF = ("torch", "numpy", "scipy", "monai", "lightning-fabric", "zarr")
 
 
@@ -36,6 +38,17 @@ def path(relative: str | Path) -> Path:
 def results(study: str) -> Path:
     """The folder of a study's results: results/<study>."""
     return HOME / "results" / study
+
+
+def require_study(study: str) -> Path:
+    """The folder results/<study>; `InputError` names the studies there are if it is none of them."""
+    folder = results(study)
+    if not study or study.startswith(".") or Path(study).name != study or not folder.is_dir():
+        there = sorted(path.name for path in HOME.glob("results/[!.]*") if path.is_dir() and path.name != "reference")
+        raise InputError(
+            f"{folder}: no such study; there are {', '.join(there) or 'none: run airwaylib reproduce quick'}"
+        )
+    return folder
 
 
 def run_folder(study: str, run: str) -> Path:
@@ -78,7 +91,7 @@ def fault(entry: Mapping[str, Any], model: type[BaseModel]) -> str:
 
 
 def provenance(parameters: BaseModel, **more: Any) -> dict[str, Any]:
-    """Where a result comes from: commit, dirty flag, parameters, versions, machine, and `more`."""
+    """Record where a result comes from: commit, dirty flag, parameters, versions, machine, and `more`."""
     return {
         "commit": git("rev-parse", "HEAD"),
         "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
@@ -86,8 +99,24 @@ def provenance(parameters: BaseModel, **more: Any) -> dict[str, Any]:
         "python": sys.version.split()[0],
         "versions": {name: version(name) for name in VERSIONS_OF},
         "platform": platform.platform(),
+        "cpu": cpu(),
         **more,
     }
+
+
+def cpu() -> dict[str, Any]:
+    """Name the processor, the instruction set that torch uses on it, and torch's threads: results depend on all three.
+
+    Keys `name` (empty if unknown), `instructions` (such as "AVX2") and `threads`.
+    """
+    import torch  # here, since most of what imports this module must start quickly
+
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", CPU_FILE.read_text(), re.MULTILINE)
+    except OSError:  # Linux alone has the file
+        found = None
+    name = found[1] if found else platform.processor()
+    return {"name": name, "instructions": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
 
 
 def git(*arguments: str) -> str | None:
