@@ -1,6 +1,6 @@
 # The study as a DAG, for `airwaylib reproduce PRESET`: phantoms and their training stores -> one papermill run of 02_train a
-# variant and seed -> gradients (01) -> ablations (03) -> figures, claims and report (04). Whatever stands is not made again, and a run that
-# was cut off goes on where it stopped.
+# variant and seed -> the toy (00), gradients (01), results and claims (03), exhibits (04), explorer (05) -> report. Whatever stands is not made
+# again, and a run that was cut off is resumed.
 #
 # Two targets, one after the other: `runs`, of which some may fail, and `report`, made of those that are done.
 import json
@@ -18,12 +18,10 @@ PYTHON = sys.executable
 PAPERMILL = f"{PYTHON} -m papermill --no-progress-bar"
 
 
-# What a notebook says goes to a log beside it; its last lines are shown where it fails.
-QUIETLY = (
-    "mkdir -p {{RESULTS}}/notebooks && {{PAPERMILL}} {{input.notebook}} {{RESULTS}}/notebooks/{name}.ipynb"
-    " -y {{params.yaml:q}} > {{RESULTS}}/notebooks/{name}.log 2>&1"
-    " || {{{{ tail -n 3 {{RESULTS}}/notebooks/{name}.log >&2; exit 1; }}}}"
-)
+def executed(name):
+    """The command that runs a notebook with the rule's params.yaml; its executed copy and its log go to the results."""
+    run = f"PYTHON={PYTHON} sh scripts/run_notebook.sh notebooks/{name}.ipynb {RESULTS}/notebooks/{name}.ipynb"
+    return run + " {params.yaml:q}"
 
 
 def scores(runs):
@@ -48,6 +46,11 @@ def gradient_parameters():
 GRADIENTS = gradient_parameters()
 
 
+def shown(*names):
+    """The variants that figures show, as those of a notebook's parameters that are called so."""
+    return {name: value for name, value in PRESET.figure_parameters(DONE).items() if name in names}
+
+
 localrules:
     runs,
     report,
@@ -60,7 +63,15 @@ rule runs:
 
 rule report:
     input:
+        f"{RESULTS}/tables/tube_erosion.csv",
+        f"{RESULTS}/tables/claims.csv",
+        f"{RESULTS}/figures/tree.html",
+        [f"{RESULTS}/gradient_explorer.html"] if GRADIENTS else [],
+        notebook="notebooks/report.ipynb",
+    output:
         f"{RESULTS}/report.html",
+    shell:
+        "{PYTHON} -m airwaystudy report {PRESET.study}"
 
 
 rule case:  # a phantom and its training store
@@ -111,32 +122,59 @@ rule gradients:
         yaml=json.dumps(GRADIENTS),
     threads: workflow.cores
     shell:
-        QUIETLY.format(name="01_gradient_erosion")
+        executed("01_gradient_erosion")
+
+
+rule explorer:
+    input:
+        rules.gradients.output,
+        notebook="notebooks/05_explore_gradients.ipynb",
+    output:
+        f"{RESULTS}/gradient_explorer.html",
+    params:
+        yaml=json.dumps({"study": PRESET.study}),
+    shell:
+        executed("05_explore_gradients")
+
+
+rule idea:
+    input:
+        notebook="notebooks/00_idea.ipynb",
+    output:
+        f"{RESULTS}/tables/tube_erosion.csv",
+    params:
+        yaml=json.dumps({"study": PRESET.study}),
+    shell:
+        executed("00_idea")
 
 
 rule ablations:
     input:
         scores(DONE),
-        notebook="notebooks/03_ablations.ipynb",
+        [f"{RESULTS}/gradients/claims.csv"] if GRADIENTS else [],
+        notebook="notebooks/03_results.ipynb",
     output:
         f"{RESULTS}/tables/ablation.csv",
-        f"{RESULTS}/tables/effects.csv",
+        f"{RESULTS}/tables/scores_by_diameter.csv",
+        f"{RESULTS}/tables/claims.csv",
     params:
-        yaml=json.dumps({"study": PRESET.study, "runs": list(RUNS), "planned": planned_variants(NAME)}),
+        yaml=json.dumps({"study": PRESET.study, "runs": list(RUNS), "planned": planned_variants(NAME)} | shown("compared", "curves")),
+    threads: workflow.cores
     shell:
-        QUIETLY.format(name="03_ablations")
+        executed("03_results")
 
 
 rule figures:
     input:
         scores(DONE),
         f"{RESULTS}/tables/ablation.csv",
+        f"{RESULTS}/tables/scores_by_diameter.csv",
         [f"{RESULTS}/gradients/claims.csv"] if GRADIENTS else [],
-        notebook="notebooks/04_figures.ipynb",
+        notebook="notebooks/04_exhibits.ipynb",
     output:
-        f"{RESULTS}/report.html",
+        f"{RESULTS}/figures/tree.html",
     params:
-        yaml=json.dumps(PRESET.figure_parameters(DONE) | {"study": PRESET.study, "runs": list(RUNS)}),
+        yaml=json.dumps({"study": PRESET.study, "runs": list(RUNS)} | shown("baseline", "ours", "compared")),
     threads: workflow.cores
     shell:
-        QUIETLY.format(name="04_figures")
+        executed("04_exhibits")

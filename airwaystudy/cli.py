@@ -101,7 +101,7 @@ def train(
     import yaml
 
     from airwaystudy import home
-    from airwaystudy.training.config import Recipe
+    from airwaystudy.training.config import Recipe, with_cases
 
     settings = read_settings(config) if config else {}
     for override in overrides or []:
@@ -112,7 +112,7 @@ def train(
             settings[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise InputError(f"{override!r}: the value is no valid YAML ({' '.join(str(error).split())})") from error
-    recipe = home.validated(Recipe, settings, str(config or "settings"))
+    recipe = home.validated(Recipe, with_cases(settings), str(config or "settings"))
     from airwaystudy.training.launch import (
         train as train_recipe,  # after the settings' errors: torch takes seconds to import
     )
@@ -148,12 +148,12 @@ def segment(
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
 ) -> None:
     """Segment the airway tree of a chest CT. For research; not for clinical use."""
+    from airwaylib.inference import DEFAULT_WEIGHTS
     from airwaylib.inference.outputs import Outputs, segment_file, uncertainty_beside
-    from airwaystudy import home
 
     outputs = Outputs(out, dicom_seg, mesh, tree, uncertainty or (uncertainty_beside(out) if samples else None))
     sampling = {"samples": samples, "seed": seed}
-    weights = weights or home.DEFAULT_WEIGHTS
+    weights = weights or DEFAULT_WEIGHTS
     mask = segment_file(ct, outputs, weights, series, **sampling, probability=probability, device=device)
     typer.echo(f"{out}: {mask.array.sum() * mask.voxel_ml:.1f} ml of airway")
     for path in outputs.paths()[1:]:
@@ -274,6 +274,9 @@ def reproduce(
     ] = None,
 ) -> None:
     """Rerun a study: data, runs, gradients, ablations, figures, claims, report. What stands is not made again."""
+    from airwaystudy import home
+
+    home.require_checkout("reproduce")
     from airwaystudy.plan.reproduce import reproduce as reproduce_preset
 
     options = ["--profile", str(profile)] if profile else []
@@ -286,6 +289,9 @@ def reproduce(
 @app.command()
 def report(name: Annotated[str, typer.Argument(metavar="STUDY", help="Folder under results/, such as quick.")]) -> None:
     """Judge the claims by a study's tables and write its page: results/STUDY/tables/claims.csv and report.html."""
+    from airwaystudy import home
+
+    home.require_checkout("report")
     from airwaystudy.report.report import write_report
 
     typer.echo(write_report(name))
@@ -312,6 +318,11 @@ def main() -> None:
         app()
     except InputError as error:
         print(f"airwaylib: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:  # a plain install lacks what the study needs
+        if str(error.name).startswith("airway"):
+            raise
+        print(f"airwaylib: this needs pip install 'airwaylib[study]' (no module {error.name!r})", file=sys.stderr)
         sys.exit(2)
 
 

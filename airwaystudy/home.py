@@ -1,5 +1,8 @@
-"""What the notebooks share: paths, strict parameters, provenance."""
+"""Paths of the project, strict parameters, provenance. Imports stay light: parameters are checked before all else."""
 
+from __future__ import annotations
+
+import difflib
 import hashlib
 import json
 import os
@@ -7,27 +10,47 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import pandas as pd
 from pydantic import BaseModel, ValidationError
 
 from airwaylib.errors import InputError
 from airwaylib.files import atomic_path
 
-HOME = Path(os.environ.get("AIRWAYLIB_HOME", Path(__file__).resolve().parents[1]))
-"""The project's root: every relative path of a configuration starts here, whatever folder a notebook runs in."""
+if TYPE_CHECKING:
+    import pandas as pd
 
+CHECKOUT = Path(__file__).resolve().parents[1]
+INSTALLED = not (CHECKOUT / "study.yaml").is_file()  # by pip, without the study's files
 
-DEFAULT_WEIGHTS = HOME / "airwaylib/inference/weights/wingsnet-phantom.safetensors"
+HOME = Path(os.environ.get("AIRWAYLIB_HOME", Path.cwd() if INSTALLED else CHECKOUT))
+"""The project's root: every relative path of a configuration starts here, whatever folder a notebook runs in.
+
+AIRWAYLIB_HOME sets it. Without it, the checkout that this package lies in; where pip has installed the package
+elsewhere, the current folder.
+"""
+
+if str(HOME) not in sys.path:
+    sys.path.append(str(HOME))  # a run's loss may be a module of the project's root, `loss: module:function`
+
+IN_CHECKOUT = (HOME / "study.yaml").is_file()
 CPU_FILE = Path("/proc/cpuinfo")
 VERSIONS_OF = ("torch", "numpy", "scipy", "monai", "lightning-fabric", "zarr")
 
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+def require_checkout(command: str) -> None:
+    """Raise InputError unless the project's root holds the study's files: study.yaml, notebooks and so on."""
+    if not IN_CHECKOUT:
+        raise InputError(
+            f"{command} needs the project's checkout (study.yaml, claims.yaml, notebooks), and {HOME} is none: run it "
+            "there, or set AIRWAYLIB_HOME to it"
+        )
 
 
 def path(relative: str | Path) -> Path:
@@ -40,24 +63,13 @@ def results(study: str) -> Path:
     return HOME / "results" / study
 
 
-def require_study(study: str) -> Path:
-    """The folder results/<study>; `InputError` names the studies there are if it is none of them."""
-    folder = results(study)
-    if not study or study.startswith(".") or Path(study).name != study or not folder.is_dir():
-        there = sorted(path.name for path in HOME.glob("results/[!.]*") if path.is_dir() and path.name != "reference")
-        raise InputError(
-            f"{folder}: no such study; there are {', '.join(there) or 'none: run airwaylib reproduce quick'}"
-        )
-    return folder
-
-
 def run_folder(study: str, run: str) -> Path:
     """The folder of one training run: results/<study>/runs/<run>."""
     return results(study) / "runs" / run
 
 
 def validated(model: type[Model], parameters: Mapping[str, Any], source: str) -> Model:
-    """`parameters` as a `model`: an unknown name or a value that does not fit is an error that says what is valid.
+    """Return `parameters` as a `model`; refuse unknown names and values that do not fit.
 
     source: where the parameters come from, for the message.
 
@@ -73,7 +85,7 @@ def validated(model: type[Model], parameters: Mapping[str, Any], source: str) ->
     ...     width: int = 8
     >>> validated(Size, {"widht": 4}, "size.yaml")
     Traceback (most recent call last):
-    airwaylib.errors.InputError: size.yaml: no parameter 'widht' (valid: width)
+    airwaylib.errors.InputError: size.yaml: no parameter 'widht'; did you mean width?
     """
     try:
         return model.model_validate(parameters)
@@ -82,12 +94,52 @@ def validated(model: type[Model], parameters: Mapping[str, Any], source: str) ->
 
 
 def fault(entry: Mapping[str, Any], model: type[BaseModel]) -> str:
-    """One pydantic error in plain words."""
+    """Say in plain words what one error of pydantic is about."""
+    *above, last = entry["loc"] or ("",)
     name = ".".join(map(str, entry["loc"]))
     if entry["type"] == "extra_forbidden":
-        return f"no parameter {name!r} (valid: {', '.join(model.model_fields)})"
+        for part in above:  # down to the model that the unknown name stands in
+            model = inner_model(model, part) or model
+        return f"no parameter {name!r}{did_you_mean(str(last), model.model_fields)}"
+    if entry["type"] == "missing":
+        return f"{name} is missing"
     message = entry["msg"].removeprefix("Value error, ")
+    if entry["type"].endswith(("_type", "_parsing", "_from_float")) and (example := example_of(entry["loc"], model)):
+        message += f"; write {example}"
     return f"{name} = {entry['input']!r}: {message}" if name else message
+
+
+def example_of(place: tuple[str | int, ...], model: type[BaseModel]) -> str | None:
+    """Return how the field at `place` of a model is written, such as "seeds: [0, 1, 2]"; None if nothing says so."""
+    for part in place:
+        field = model.model_fields.get(part)
+        inner = inner_model(model, part)
+        if inner is None or part == place[-1]:
+            return f"{part}: {field.examples[0]}" if field is not None and field.examples else None
+        model = inner
+    return None
+
+
+def inner_model(model: type[BaseModel], name: str | int) -> type[BaseModel] | None:
+    """Return the model that field `name` holds, such as that of `Phantoms | None`; None if it holds none."""
+    annotation = model.model_fields[name].annotation if name in model.model_fields else None
+    for part in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(part, type) and issubclass(part, BaseModel):
+            return part
+    return None
+
+
+def did_you_mean(name: str, valid: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name: the nearest valid one, or all of them.
+
+    Examples
+    --------
+    >>> did_you_mean("epoch", ["crop", "epochs"]), did_you_mean("colour", ["crop", "epochs"])
+    ('; did you mean epochs?', ' (valid: crop, epochs)')
+    """
+    valid = list(valid)
+    near = difflib.get_close_matches(name, valid, n=1)
+    return f"; did you mean {near[0]}?" if near else f" (valid: {', '.join(valid)})"
 
 
 def provenance(parameters: BaseModel, **more: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from airwaylib.images.volume import read_ct, read_mask, write_volume
+from airwaylib.inference import DEFAULT_WEIGHTS
 from airwaylib.inference.segment import segment
 from airwaylib.metrics.cases import score_case, true_tree
 from airwaylib.metrics.intervals import bootstrap_interval, summarise
@@ -45,7 +46,7 @@ def with_intervals(cases: pd.DataFrame) -> pd.DataFrame:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=home.HOME / "airwaylib/inference/weights/wingsnet-phantom.yaml")
-    parser.add_argument("--weights", type=Path, default=home.DEFAULT_WEIGHTS)
+    parser.add_argument("--weights", type=Path, default=DEFAULT_WEIGHTS)
     args = parser.parse_args()
     config = Recipe(**read_settings(args.config)).runs()[-1]
     network, info = load_checkpoint(args.weights)

@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-PARTS = ("read_case", "lung_mask", "thin", "relative_distance", "small_airways", "window")
+PARTS = ("read_case", "lung_mask", "thin", "distance_to_centreline", "small_airways", "window")
 
 
 def timed(call, name: str, seconds: dict):

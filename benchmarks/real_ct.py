@@ -17,10 +17,10 @@ import numpy as np
 from scipy import ndimage
 
 from airwaylib.images.volume import Volume, read_ct, read_mask
+from airwaylib.inference import DEFAULT_WEIGHTS
 from airwaylib.inference.segment import segment
 from airwaylib.metrics.scores import evaluate, largest_component
 from airwaylib.networks.checkpoints import load_checkpoint
-from airwaystudy import home
 
 NEAR = 2  # voxels
 THICK = 3.0  # mm
@@ -84,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ct", type=Path)
     parser.add_argument("mask", type=Path)
-    parser.add_argument("--weights", type=Path, default=home.DEFAULT_WEIGHTS)
+    parser.add_argument("--weights", type=Path, default=DEFAULT_WEIGHTS)
     parser.add_argument("--probability", type=float, help="default: the checkpoint's")
     parser.add_argument("--picture", type=Path)
     args = parser.parse_args()

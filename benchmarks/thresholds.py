@@ -16,6 +16,7 @@ import pandas as pd
 from airwaylib.images.lungs import bounding_box, lung_mask
 from airwaylib.images.volume import read_ct, read_mask
 from airwaylib.images.volume import window as window_hu
+from airwaylib.inference import DEFAULT_WEIGHTS
 from airwaylib.inference.segment import MARGIN, airway_component, predict_probability
 from airwaylib.metrics.scores import evaluate
 from airwaylib.networks.checkpoints import load_checkpoint
@@ -28,7 +29,7 @@ SCORES = ("td", "bd", "precision", "dsc")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, nargs="?", default=home.DEFAULT_WEIGHTS)
+    parser.add_argument("checkpoint", type=Path, nargs="?", default=DEFAULT_WEIGHTS)
     parser.add_argument("--cases", nargs="+", default=["chest_0022", "chest_0023"])
     parser.add_argument("--windows", nargs="+", type=int, default=[128])
     args = parser.parse_args()

@@ -20,7 +20,7 @@ INFO = CheckpointInfo("wingsnet", {"width": 1, "supervision": "both"}, 32, 1.0)
 def airwaylib(*arguments, home=None):
     """Run the command; returns the finished process with its text."""
     environment = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "2"} | ({"AIRWAYLIB_HOME": str(home)} if home else {})
-    command = [sys.executable, "-m", "airwaylib", *map(str, arguments)]
+    command = [sys.executable, "-m", "airwaystudy", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
 
 
@@ -301,6 +301,6 @@ def test_tree_refuses_what_it_cannot_write_or_read(case, tmp_path):
 
 
 def test_scoring_starts_without_torch():
-    code = "import sys, airwaylib.cli, airwaylib.evaluation, airwaylib.treefile; print(*sys.modules)"
+    code = "import sys, airwaystudy.cli, airwaylib.metrics.cases, airwaylib.trees.files; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {"torch", "monai", "matplotlib", "skimage"} & set(done.stdout.split()) == set()

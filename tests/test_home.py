@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, model_validator
@@ -48,7 +49,8 @@ def test_valid_parameters_become_the_model():
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"radus": 4}, "here: no parameter 'radus' (valid: name, radius, generation, children, parent)"),
+        ({"radus": 4}, "here: no parameter 'radus'; did you mean radius?"),
+        ({"colour": "red"}, "here: no parameter 'colour' (valid: name, radius, generation, children, parent)"),
         ({"radius": "wide"}, "here: radius = 'wide': Input should be a valid number"),
         ({"radius": -1.0}, "here: radius = -1.0: Input should be greater than 0"),
         ({"generation": 1.5}, "here: generation = 1.5: Input should be a valid integer"),
@@ -66,6 +68,18 @@ def test_a_fault_is_one_line_that_says_what_is_valid(parameters, message):
     assert "\n" not in str(caught.value)
 
 
+class Lung(BaseModel, extra="forbid"):
+    trachea: Tube | None = None
+    main: Tube
+
+
+def test_a_misspelt_name_is_looked_for_where_it_stands():
+    with pytest.raises(InputError) as caught:
+        home.validated(Lung, {"trachea": {"generaton": 0}}, "lung.yaml")
+    line = "lung.yaml: no parameter 'trachea.generaton'; did you mean generation?; main is missing"
+    assert str(caught.value) == line
+
+
 def test_every_fault_is_named_in_one_line():
     with pytest.raises(InputError) as caught:
         home.validated(Tube, {"radius": 0, "generation": "x\ny", "colour": "red"}, "tube.yaml")
@@ -76,6 +90,21 @@ def test_every_fault_is_named_in_one_line():
 
 
 # -------------------------------------------------------------------------------------------- notebook parameters
+
+
+@pytest.mark.parametrize("module", ["airwaystudy.parameters", "airwaystudy.training.config"])
+def test_parameters_are_checked_before_anything_heavy_is_imported(module):
+    heavy = {"torch", "pandas", "zarr", "scipy", "SimpleITK", "matplotlib"}
+    code = f"import {module}, sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert heavy & set(done.stdout.split()) == set()
+
+
+def test_a_notebook_shows_the_message_alone():
+    cell = "from airwaylib.errors import InputError\nraise InputError('ct.nii: is no CT')"
+    shell = f"from IPython.core.interactiveshell import InteractiveShell as S; S().run_cell({cell!r})"
+    done = subprocess.run([sys.executable, "-c", shell], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "InputError: ct.nii: is no CT"
 
 
 def names(**more):
@@ -102,7 +131,7 @@ def test_plain_values_are_the_parameters_and_modules_classes_and_functions_are_n
 
 
 def test_misspelt_parameter():
-    with pytest.raises(InputError, match=r"^notebook parameters: no parameter 'chidren' \(valid: name, radius"):
+    with pytest.raises(InputError, match=r"^notebook parameters: no parameter 'chidren'; did you mean children\?$"):
         airwaystudy_parameters.notebook_parameters(names(chidren=["a"]), Tube)
 
 
@@ -187,7 +216,7 @@ def checkout(tmp_path, monkeypatch):
 def test_provenance_tells_where_a_result_comes_from(checkout):
     (checkout / "untracked").write_text("results")
     record = home.provenance(Tube(radius=2.0), seed=3, device="cpu")
-    assert set(record) == {"commit", "dirty", "parameters", "python", "versions", "platform", "seed", "device"}
+    assert set(record) == {"commit", "dirty", "parameters", "python", "versions", "platform", "cpu", "seed", "device"}
     assert len(record["commit"]) == 40 and int(record["commit"], 16) >= 0
     assert record["dirty"] is False
     assert record["parameters"] == {
@@ -202,6 +231,19 @@ def test_provenance_tells_where_a_result_comes_from(checkout):
     assert set(record["versions"]) == {"torch", "numpy", "scipy", "monai", "lightning-fabric", "zarr"}
     assert (record["seed"], record["device"]) == (3, "cpu")
     assert json.loads(json.dumps(record)) == record
+
+
+def test_cpu_is_named_with_its_instructions_and_threads(tmp_path, monkeypatch):
+    described = tmp_path / "cpuinfo"
+    described.write_text("processor\t: 0\nmodel name\t: A Fast One @ 2 GHz\nflags\t\t: fma\n")
+    monkeypatch.setattr(home, "CPU_FILE", described)
+    found = home.cpu()
+    assert found["name"] == "A Fast One @ 2 GHz"
+    assert (
+        found["instructions"] == torch.backends.cpu.get_cpu_capability() and found["threads"] == torch.get_num_threads()
+    )
+    monkeypatch.setattr(home, "CPU_FILE", tmp_path / "none")
+    assert isinstance(home.cpu()["name"], str)
 
 
 def test_a_changed_file_makes_it_dirty(checkout):

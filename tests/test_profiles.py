@@ -33,7 +33,7 @@ def read(profile):
 def plugin(profile):
     """Skip where the executor's plugin is not installed."""
     if find_spec(f"snakemake_executor_plugin_{PROFILES[profile].replace('-', '_')}") is None:
-        pytest.skip(f"no snakemake-executor-plugin-{PROFILES[profile]}: profiles/README.md says how to install it")
+        pytest.skip(f"no snakemake-executor-plugin-{PROFILES[profile]}: docs/cluster.md says how to install it")
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_profile_is_about_rules_there_are(profile):
 @pytest.mark.parametrize("profile", PROFILES)
 def test_readme_pins_what_the_profile_needs(profile):
     """The plugins are left out of requirements.lock: who computes on one machine does not need them."""
-    readme = (ROOT / "profiles/README.md").read_text()
+    readme = (ROOT / "docs/cluster.md").read_text()
     assert re.search(rf"pip install .*snakemake-executor-plugin-{PROFILES[profile]}==\d[\d.]*", readme)
 
 

@@ -1,7 +1,6 @@
 """The repository hangs together: pins, imports, a test file a module, the notebooks' form, no scans and no pickles."""
 
 import ast
-import csv
 import io
 import re
 import shutil
@@ -18,9 +17,6 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
-
-from airwaystudy.claims.ledger import as_markdown, read_ledger
-from airwaystudy.plan.presets import read_preset
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -111,12 +107,13 @@ def test_environment_is_the_locks():
     assert {name: pair for name, pair in differing.items() if pair[0] != pair[1].split("+")[0]} == {}
 
 
-def test_torch_is_pinned_to_the_fast_one():
+def test_torch_is_never_the_slow_one():
     (torch,) = (requirement for requirement in declared() if requirement.name == "torch")
-    assert LOCK["torch"] == "2.13.0" and str(torch.specifier) == "==2.13.0"  # 2.9.* is slow under autocast
+    assert LOCK["torch"] == "2.13.0"
+    assert not torch.specifier.contains("2.9.1") and torch.specifier.contains("2.4.0")
 
 
-def test_python_is_the_same_everywhere():
+def test_the_study_runs_on_one_python_and_the_package_on_three():
     dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     assert "python=3.11" in dependencies
     assert [line for entry in dependencies if isinstance(entry, dict) for line in entry["pip"]] == [
@@ -124,7 +121,7 @@ def test_python_is_the_same_everywhere():
         "-e .",
     ]
     versions = SpecifierSet(PROJECT["requires-python"])
-    assert [minor for minor in range(8, 20) if versions.contains(f"3.{minor}.5")] == [11]
+    assert [minor for minor in range(8, 20) if versions.contains(f"3.{minor}.5")] == [11, 12, 13]
     assert sys.version_info[:2] == (3, 11)
 
 
@@ -138,17 +135,17 @@ def imports(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def test_every_library_the_package_imports_is_declared():
-    names = {canonicalize_name(requirement.name) for requirement in declared()}
-    libraries = {name.split(".")[0] for path in MODULES.values() for name in imports(path)}
-    foreign = libraries - set(sys.stdlib_module_names) - {"airwaylib", "airwaystudy"}
+@pytest.mark.parametrize(("package", "extras"), [("airwaylib", ()), ("airwaystudy", ("study",))])
+def test_every_library_that_a_package_imports_is_declared(package, extras):
+    names = {canonicalize_name(requirement.name) for requirement in declared(*extras)}
+    modules = [path for module, path in MODULES.items() if module.split(".")[0] == package]
+    foreign = {name.split(".")[0] for path in modules for name in imports(path)} - set(sys.stdlib_module_names)
     owners = packages_distributions()
-    assert {"numpy", "torch", "yaml"} <= foreign
-    undeclared = {name for name in foreign if not names & {canonicalize_name(owner) for owner in owners.get(name, [])}}
-    # What only notebooks show needs Jupyter, so its libraries are with Jupyter's in the extra `study`.
-    assert undeclared == {"ipywidgets"} <= {requirement.name for requirement in declared("study")}
-    using = [module for module, path in MODULES.items() if "ipywidgets" in imports(path)]
-    assert using == ["airwaystudy.report.explorer_widgets"]
+    assert {"numpy", "torch"} <= foreign
+    declared_or_ours = {"airwaylib", "airwaystudy"} | {
+        name for name in foreign if names & {canonicalize_name(owner) for owner in owners.get(name, [])}
+    }
+    assert foreign - declared_or_ours == set()
 
 
 # -------------------------------------------------------------------------------------------------------- modules
@@ -186,16 +183,11 @@ def test_imports_have_no_ring():
 
 
 def test_every_module_has_its_tests():
-    """tests/ has the packages' rooms, and each module that holds code is imported by a test in the room of its name."""
-    for module, path in MODULES.items():
-        if path.stem in ("__init__", "__main__", "errors"):
-            continue
-        folder = ROOT / "tests" / (path.parent.name if path.parent.parent != ROOT else "")
-        tests = folder.glob("test_*.py")
-        names = {name for test in tests for name in imports(test)}
-        assert any(name == module or name.startswith(f"{module}.") for name in names), (
-            f"{module} has no test in {folder}"
-        )
+    """Every module that holds code is imported by a test."""
+    tested = {name for test in (ROOT / "tests").rglob("test_*.py") for name in imports(test)}
+    tested |= {name.rpartition(".")[0] for name in tested}
+    untested = set(MODULES) - tested - {name for name in MODULES if name.endswith(("__init__", "__main__", "errors"))}
+    assert untested == set()
 
 
 def test_the_command_starts_without_heavy_imports():
@@ -291,60 +283,3 @@ def test_what_runs_leave_behind_is_ignored():
     left += ["results/quick/runs/dice/resume.pt", "results/quick/notebooks/02_train_dice.ipynb", ".tmp-x/half.png"]
     done = subprocess.run(["git", "check-ignore", *left], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines() == left
-
-
-def cells_of(study, metrics):
-    """Each variant's cells of the README: its seeds, and a metric's mean over them with the lowest and the highest."""
-    seeds = {}
-    with (ROOT / "results/reference" / study / "tables/by_seed.csv").open() as file:
-        for row in csv.DictReader(file):
-            seeds.setdefault(row["variant"], []).append(row)
-    found = {}
-    for name, rows in seeds.items():
-        parts = [[float(row[metric]) for row in rows] for metric in metrics]
-        texts = [(f"{sum(part) / len(part):.1f}", f"{min(part):.1f} to {max(part):.1f}") for part in parts]
-        found[name] = len(rows), [f"{mean} ({ends})" if len(rows) > 1 else mean for mean, ends in texts]
-    return found
-
-
-def test_readme_shows_the_committed_results():
-    """Every row of the README's table is the committed tables', and the ledger is the committed one."""
-    readme = (ROOT / "README.md").read_text()
-    cells = cells_of("quick", ("td", "bd", "precision", "dsc"))
-    assert set(cells) == set(read_preset("quick").variants)
-    for variant, (_, expected) in cells.items():
-        (line,) = [line for line in readme.splitlines() if line.startswith(f"| `{variant}`:")]
-        assert [cell.strip() for cell in line.strip("|").split("|")[1:]] == expected
-    for variant, (seeds, expected) in cells_of("ablations", ("td", "bd", "precision", "dsc")).items():
-        assert "| " + " | ".join([f"`{variant}`", str(seeds), *expected]) + " |" in readme.splitlines()
-    assert as_markdown(read_ledger(ROOT / "results/reference/quick/tables/claims.csv"), measures=False) in readme
-
-
-def test_readmes_claims_are_the_committed_ones():
-    """Verdicts, and every measure with its value and interval, to two decimals."""
-    readme = (ROOT / "README.md").read_text()
-    with (ROOT / "results/reference/quick/gradients/claims.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert {row["claim"] for row in rows} == {"1", "2", "3", "4"}
-    for row in rows:
-        value, low, high = (float(row[name] or "nan") for name in ("value", "low", "high"))
-        assert f"| **{row['claim']}. {row['statement']}** | | | | **{row['verdict']}** |" in readme
-        line = (
-            f"| | {row['measure']} | {value:.2f} ({low:.2f} to {high:.2f}) | {float(row['null']):g} | {row['says']} |"
-        )
-        assert line in readme
-
-
-def test_model_cards_scores_are_the_committed_ones():
-    """The held-out phantoms' means, whole and by diameter, to one decimal."""
-    card = (ROOT / "airwaylib/inference/weights/README.md").read_text()
-    with (ROOT / "results/reference/chest/tables/scores_by_diameter.csv").open() as file:
-        for row in csv.DictReader(file):
-            line = next(line for line in card.splitlines() if line.startswith(f"| {row['diameter_mm']} mm |"))
-            shown = [cell.split("%")[0].strip() for cell in line.strip("| ").split("|")[2:]]
-            assert shown == [f"{float(row[name]):.1f}" for name in ("td", "bd", "precision")]
-    with (ROOT / "results/reference/chest/tables/scores.csv").open() as file:
-        cases = list(csv.DictReader(file))
-    means = [sum(float(row[name]) for row in cases) / len(cases) for name in ("td", "bd", "precision", "dsc")]
-    line = card.split("| tree length detected | branches detected | precision | DSC |")[1].splitlines()[2]
-    assert [cell.split("%")[0].strip() for cell in line.strip("| ").split("|")] == [f"{mean:.1f}" for mean in means]

@@ -7,6 +7,7 @@ from tiny_cases import write_dicom
 from typer.testing import CliRunner
 
 from airwaylib.images.volume import write_volume
+from airwaylib.inference import DEFAULT_WEIGHTS
 from airwaystudy import home
 from airwaystudy.cli import app
 from airwaystudy.data.layouts import LAYOUTS
@@ -29,9 +30,7 @@ FILES = {
 SETTINGS = {
     "study": "mine",
     "run": "first",
-    "start": str(
-        home.DEFAULT_WEIGHTS
-    ),  # a network that knows airways: the scores tell that CT and label belong together
+    "start": str(DEFAULT_WEIGHTS),  # a network that knows airways: the scores tell that CT and label belong together
     "width": 4,
     "crop": 64,
     "crops_per_case": 1,

@@ -1,46 +1,33 @@
-"""General Union loss and its family (Zheng et al. 2021, IEEE TMI 40(9):2452-2462), and the contract of every loss.
+"""General Union loss (Zheng et al. 2021), its weight map, its form for other training loops, and what it reduces to.
 
-    loss(probability, target, weight=None, **parameters) -> scalar tensor
-
-- `probability`: (B, 1, D, H, W) or any shape, in [0, 1], after the sigmoid. Under automatic mixed precision take the
-  sigmoid of the float32 logits: a float16 probability is 1 from a logit of about 8 on, where the sigmoid's slope is 0.
-- `target`: same shape, 1 on the airway and 0 elsewhere, any dtype.
-- `weight`: a map of `general_union_weight` that broadcasts to that shape, or None for 1 everywhere. **Only
-  `general_union_loss` uses it**, and its ablation without the root. All others ignore it by definition, so that one
-  training loop can pass every loss the same three tensors and compare the losses as they are published.
-
-Sums run over the whole batch tensor: one ratio a batch. They are float32 (float64 if `probability` is), also under
-autocast and for half-precision inputs. Values are not inspected, since that would halt the device at every step:
-logits in place of probabilities, or a 0/255 target, go unnoticed here.
-
-The gradient ratio R of each loss is |dL/dp| at a foreground voxel (probability p_f) over |dL/dp| at a background
-voxel (p_b). It is what the paper is about: where R is small, background erodes the gradient of thin airways.
-
-`rival_losses` and `shape_losses` hold the other losses, `loss_table` lists them all.
+With w = 1 everywhere it is Root Tversky; with root 1 as well, Tversky; with alpha 1/2 as well, Dice. `losses` has the
+contract that all losses keep, and the symbols of the formulas.
 """
 
 import math
 from numbers import Real
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from airwaylib.errors import InputError
+from airwaylib.losses.registry import loss
 
 # Rounding and linear interpolation can carry d / dmax this far out of [0, 1]; millimetres or voxels go much farther.
 RELATIVE_DISTANCE_TOLERANCE = 1e-3
+ZHENG = "Zheng et al. 2021, IEEE TMI 40(9):2452-2462"
 
 
 def general_union_weight(relative_distance: Tensor, target: Tensor, alpha: float = 0.1) -> Tensor:
-    """Weight of each voxel in the General Union loss: 1 on background and centreline, alpha / (1 - alpha) farthest out.
+    """Compute each voxel's weight: 1 on background and centreline, alpha / (1 - alpha) farthest from the centreline.
 
     w = 1 on background; on foreground w = 1 - m (d / dmax)^0.5 with m = (1 - 2 alpha) / (1 - alpha).
 
     Parameters
     ----------
     relative_distance : Tensor
-        (B, 1, D, H, W) or any shape: d / dmax in [0, 1]. d is the voxel's distance to the airway *centreline*, dmax its
-        maximum over the whole *case*, not over the patch. Background values do not matter.
+        (B, 1, D, H, W) or any shape: d / dmax in [0, 1], see `losses.distance.relative_distance`. Background values do
+        not matter.
     target : Tensor
         Same shape, 1 on the airway and 0 elsewhere.
     alpha : float
@@ -70,6 +57,13 @@ def general_union_weight(relative_distance: Tensor, target: Tensor, alpha: float
     return 1 - (1 - 2 * alpha) / (1 - alpha) * distance.clamp(0, 1).sqrt()
 
 
+@loss(
+    "general_union",
+    formula="1 - (sum w (p + epsilon)^root g + smooth) / (sum w (alpha p + (1 - alpha) g) + smooth)",
+    ratio=lambda v: v.weight * (v.root * (v.p_f + v.epsilon) ** (v.root - 1) / (v.alpha * v.index) - 1),
+    source=ZHENG,
+    weighted=True,
+)
 def general_union_loss(
     probability: Tensor,
     target: Tensor,
@@ -80,16 +74,12 @@ def general_union_loss(
     smooth: float = 1.0,
     epsilon: float = 1e-4,
 ) -> Tensor:
-    """General Union loss (Zheng et al. 2021): Tversky with a root on the overlap and a weight on every voxel.
-
-    1 - ( sum w (p + epsilon)^root g + smooth ) / ( sum w (alpha p + (1 - alpha) g) + smooth )
-
-    R = w ( root (p_f + epsilon)^(root - 1) / (alpha GU) - 1 ), GU = 1 - loss. Without a weight it is Root Tversky.
+    """Compute the General Union loss: Tversky with a root on the overlap and a weight on every voxel.
 
     Parameters
     ----------
     probability, target, weight : Tensor
-        See the module.
+        See `losses`. Without a weight this is Root Tversky.
     alpha, root : float
         In [0, 1]. alpha is the prediction's share against the target's 1 - alpha: 0.1 in stage 1, 0.2 in stage 2.
         A smaller root is steeper where p is small; root 1 with epsilon 0 is Tversky.
@@ -112,6 +102,90 @@ def general_union_loss(
     return 1 - (overlap + smooth) / (union + smooth)
 
 
+class GeneralUnionLoss(nn.Module):
+    """General Union loss for MONAI's and nnU-Net's training loops: `loss(input, target)`, or with a weight map.
+
+    Parameters
+    ----------
+    sigmoid : bool
+        `input` holds logits of one channel. By default it holds probabilities, as MONAI's losses take them.
+    softmax : bool
+        `input` holds logits of two channels, background and airway.
+    alpha, root, smooth, epsilon : float
+        As of `general_union_loss`.
+
+    Raises
+    ------
+    InputError
+        Both sigmoid and softmax; softmax of other than two channels; a parameter out of range; shapes that differ.
+
+    Examples
+    --------
+    >>> loss = GeneralUnionLoss(sigmoid=True)
+    >>> logits, label = torch.zeros(2, 1, 8, 8, 8), torch.ones(2, 1, 8, 8, 8)
+    >>> loss(logits, label, general_union_weight(torch.zeros_like(logits), label)).round(decimals=3)
+    tensor(0.3520)
+    """
+
+    def __init__(
+        self,
+        sigmoid: bool = False,
+        softmax: bool = False,
+        alpha: float = 0.1,
+        root: float = 0.7,
+        smooth: float = 1.0,
+        epsilon: float = 1e-4,
+    ):
+        super().__init__()
+        if sigmoid and softmax:
+            raise InputError("sigmoid and softmax: choose one, by the channels that the network gives")
+        check_numbers(0, 1, alpha=alpha, root=root)
+        check_numbers(0, math.inf, smooth=smooth, epsilon=epsilon)
+        self.sigmoid, self.softmax = sigmoid, softmax
+        self.parameters_of_loss = {"alpha": alpha, "root": root, "smooth": smooth, "epsilon": epsilon}
+
+    def forward(self, input: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Compute the loss, one ratio over the whole batch.
+
+        input: (B, 1, D, H, W), or (B, 2, D, H, W) under softmax; target (B, 1, D, H, W), 1 on the airway and 0
+        elsewhere; weight: `general_union_weight`'s map, broadcast to the target. None: 1 everywhere, Root Tversky.
+        """
+        if self.softmax:
+            if input.ndim < 2 or input.shape[1] != 2:
+                raise InputError(f"input: shape {tuple(input.shape)} must have two channels, background and airway")
+            input = input.float().softmax(1)[:, 1:]
+        elif self.sigmoid:
+            input = input.float().sigmoid()  # in half precision its slope would be 0 from a logit of about 8 on
+        return general_union_loss(input, target, weight, **self.parameters_of_loss)
+
+
+@loss(
+    "general_union_without_root",
+    formula="1 - (sum w p g + smooth) / (sum w (alpha p + (1 - alpha) g) + smooth)",
+    ratio=lambda v: v.weight * (1 / (v.alpha * v.index) - 1),
+    source=f"ablation (ours) of {ZHENG}",
+    weighted=True,
+)
+def general_union_without_root_loss(
+    probability: Tensor, target: Tensor, weight: Tensor | None = None, *, alpha: float = 0.1, smooth: float = 1.0
+) -> Tensor:
+    """Compute the General Union loss of root 1 and epsilon 0, an ablation: Tversky with a weight on each voxel.
+
+    Examples
+    --------
+    >>> p, g, w = torch.tensor([1.0, 0.5, 0.5]), torch.tensor([1, 1, 0]), torch.tensor([1.0, 0.25, 1.0])
+    >>> general_union_without_root_loss(p, g, w)
+    tensor(0.0710)
+    """
+    return general_union_loss(probability, target, weight, alpha=alpha, root=1, smooth=smooth, epsilon=0)
+
+
+@loss(
+    "root_tversky",
+    formula="1 - (sum (p + epsilon)^root g + smooth) / (sum (alpha p + (1 - alpha) g) + smooth)",
+    ratio=lambda v: v.root * (v.p_f + v.epsilon) ** (v.root - 1) / (v.alpha * v.index) - 1,
+    source=ZHENG,
+)
 def root_tversky_loss(
     probability: Tensor,
     target: Tensor,
@@ -122,10 +196,9 @@ def root_tversky_loss(
     smooth: float = 1.0,
     epsilon: float = 1e-4,
 ) -> Tensor:
-    """Root Tversky loss (Zheng et al. 2021): `general_union_loss` with w = 1 everywhere; `weight` is ignored.
+    """Compute the Root Tversky loss: `general_union_loss` with w = 1 everywhere; `weight` is ignored.
 
-    R = root (p_f + epsilon)^(root - 1) / (alpha RT) - 1, RT = 1 - loss: it ends at root / alpha - 1 on every airway
-    voxel, 6 by default, and so dilates the walls of large airways.
+    R ends at root / alpha - 1 on every airway voxel, 6 by default, and so dilates the walls of large airways.
 
     Examples
     --------
@@ -135,12 +208,17 @@ def root_tversky_loss(
     return general_union_loss(probability, target, alpha=alpha, root=root, smooth=smooth, epsilon=epsilon)
 
 
+@loss(
+    "tversky",
+    formula="1 - (sum p g + smooth) / (sum (alpha p + (1 - alpha) g) + smooth)",
+    ratio=lambda v: 1 / (v.alpha * v.index) - 1,
+    source="Salehi et al. 2017, MLMI, LNCS 10541:379-387",
+)
 def tversky_loss(
     probability: Tensor, target: Tensor, weight: Tensor | None = None, *, alpha: float = 0.05, smooth: float = 1.0
 ) -> Tensor:
-    """Tversky loss (Salehi et al. 2017) with alpha on false positives, 1 - alpha on false negatives; `weight` ignored.
+    """Compute the Tversky loss: alpha weighs false positives, 1 - alpha false negatives; `weight` is ignored.
 
-    1 - (TP + smooth) / (TP + alpha FP + (1 - alpha) FN + smooth);  R = 1 / (alpha T) - 1, T = 1 - loss.
     alpha = 0.05 is the baseline of Zheng et al.; 0.5 is `dice_loss` with twice the smooth.
 
     Examples
@@ -151,10 +229,14 @@ def tversky_loss(
     return general_union_loss(probability, target, alpha=alpha, root=1, smooth=smooth, epsilon=0)
 
 
+@loss(
+    "dice",
+    formula="1 - (2 sum p g + smooth) / (sum p + sum g + smooth)",
+    ratio=lambda v: 2 / v.index - 1,
+    source="Milletari et al. 2016, 3DV, 565-571 (without their squares)",
+)
 def dice_loss(probability: Tensor, target: Tensor, weight: Tensor | None = None, *, smooth: float = 1.0) -> Tensor:
-    """Dice loss (Milletari et al. 2016, without their squares); `weight` is ignored.
-
-    1 - (2 sum p g + smooth) / (sum p + sum g + smooth);  R = 2 / DSC - 1, DSC = 1 - loss: it falls to 1.
+    """Compute the Dice loss; `weight` is ignored. R falls to 1 as learning proceeds.
 
     Examples
     --------
@@ -167,7 +249,7 @@ def dice_loss(probability: Tensor, target: Tensor, weight: Tensor | None = None,
 
 
 def operands(probability: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Both tensors in the precision of the sums; InputError unless their shapes are equal."""
+    """Return both tensors in the precision of the sums; InputError unless their shapes are equal."""
     if probability.shape != target.shape:
         # (B, D, H, W) against (B, 1, D, H, W) would broadcast to (B, B, D, H, W) without a word.
         raise InputError(
@@ -179,13 +261,8 @@ def operands(probability: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return probability.to(precision), target.to(precision)
 
 
-def probability_of_truth(p: Tensor, g: Tensor, epsilon: float) -> Tensor:
-    """Probability of each voxel's true class, squeezed into the open interval (0, 1)."""
-    return (torch.where(g.bool(), p, 1 - p) + epsilon) / (1 + 2 * epsilon)
-
-
 def weight_map(weight: Tensor, p: Tensor) -> Tensor:
-    """`weight` in p's precision and, without a copy, p's shape; InputError if it does not broadcast to that."""
+    """Return `weight` in p's precision and, without a copy, p's shape; InputError if it does not broadcast to that."""
     weight = weight.to(p.dtype)
     try:
         return weight.expand_as(p)

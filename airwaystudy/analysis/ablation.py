@@ -1,4 +1,4 @@
-"""What each part of the method buys: variants summed up over seeds and cases, and compared one factor at a time.
+"""Ablations: variants summed up over seeds and cases, and compared one factor at a time.
 
 A *variant* is a set of settings; its runs differ by nothing but the seed. The unit is a case within a seed. An interval
 `low`..`high` is Student's 95 % interval over the seeds, each seed being its mean over the cases: it covers the noise of
@@ -29,7 +29,7 @@ METRICS = ("td", "bd", "dsc", "precision", "fpr", "leakage", "td_truth", "bd_tru
 ORDER = {
     "network": ("unet", "vnet", "attention_unet", "segresnet", "dynunet", "wingsnet"),
     "supervision": ("final", "deep", "decoder", "both"),
-    "loss": ("dice", "dice_bce", "tversky", "root_tversky", "general_union_without_weights", "general_union"),
+    "loss": ("dice", "dice_bce", "tversky", "root_tversky", "general_union"),
     "sampling": ("uniform", "small_airway", "centreline", "hard_skeleton"),
 }
 # Settings that leave what is learnt as it is, or are compared otherwise (`data` by its checksum).
@@ -57,19 +57,19 @@ class Variant:
 
 
 def training_steps(config: TrainConfig, epochs: int) -> int:
-    """Steps of the optimiser in so many epochs, those of an earlier stage (`start`) not counted."""
+    """Count the optimiser's steps in so many epochs, those of an earlier stage (`start`) not counted."""
     crops = config.crops_per_case * len(config.train_cases)
     return epochs * math.ceil(math.ceil(crops / config.devices) / config.batch_size)
 
 
 def settings(config: TrainConfig) -> dict[str, Any]:
-    """All settings that decide about what is learnt; of runs they build on, only whether there is one."""
+    """Collect all settings that decide what is learnt; of runs they build on, only whether there is one."""
     found = config.model_dump(exclude=BOOKKEEPING)
     return found | {name: found[name] is not None for name in ("start", "missed_by")}
 
 
 def variants(runs: StudyRuns) -> dict[str, Variant]:
-    """The variants of a study's finished runs, by name, in the order of their factors' levels.
+    """Group a study's finished runs into variants, by name, in the order of their factors' levels.
 
     Raises
     ------
@@ -89,24 +89,25 @@ def variants(runs: StudyRuns) -> dict[str, Variant]:
 
 
 def differing(one: TrainConfig, other: TrainConfig) -> list[str]:
-    """Names of the settings in which two configurations differ."""
+    """Name the settings in which two configurations differ."""
     first, second = settings(one), settings(other)
     return [name for name in first if first[name] != second[name]]
 
 
 def level(config: TrainConfig, factor: str) -> Any:
-    """A factor's value; where it is left open, the loss's default, or None if the loss has no such parameter."""
+    """Look up a factor's value; where it is left open, the loss's default, or None if the loss has no such parameter."""
     value = getattr(config, factor)
-    return defaults(LOSSES[config.loss]).get(factor) if value is None else value
+    known = defaults(LOSSES[config.loss]) if config.loss in LOSSES else {}  # an own loss's are its own
+    return known.get(factor) if value is None else value
 
 
 def shown(value: Any) -> str:
-    """A level as text."""
+    """Write a level as text."""
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def rank(factor: str, value: Any) -> tuple:
-    """Where a level stands among those of its factor."""
+    """Give a level its place among those of its factor, to sort by."""
     order = ORDER.get(factor, ())
     if isinstance(value, str):
         return (0, order.index(value), "") if value in order else (1, 0, value)
@@ -117,7 +118,7 @@ def rank(factor: str, value: Any) -> tuple:
 
 
 def by_seed(runs: StudyRuns, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
-    """Mean over the cases of each variant and seed: variant, seed, cases and one column a metric (percent)."""
+    """Average each variant and seed over the cases: variant, seed, cases and one column a metric (percent)."""
     present = [metric for metric in metrics if metric in runs.scores]
     groups = runs.scores.groupby(["variant", "seed"], sort=False)
     means = groups[present].mean().reset_index()
@@ -129,7 +130,7 @@ def by_seed(runs: StudyRuns, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
 
 
 def ablation_table(runs: StudyRuns, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
-    """A row a variant: factors, parameters, steps, seeds, cases; METRIC_mean, _sd, _low and _high (percent).
+    """Summarise each variant in a row: factors, parameters, steps, seeds, cases; METRIC_mean, _sd, _low and _high (percent).
 
     mean: over seeds of the mean over cases, with Student's interval over the seeds; sd: over the cases, each of which
     is its mean over the seeds. A factor that is left to the loss shows the loss's default.
@@ -151,7 +152,7 @@ def ablation_table(runs: StudyRuns, metrics: Sequence[str] = METRICS) -> pd.Data
 
 
 def by_bin(runs: StudyRuns, group: str) -> pd.DataFrame:
-    """TD and BD of each variant by bins of `group`, "diameter_mm" or "generation", the cases of a seed pooled.
+    """Score TD and BD of each variant by bins of `group`, "diameter_mm" or "generation", the cases of a seed pooled.
 
     A row a variant and bin: variant, the bin, branches (of the reference, over the cases), seeds, and of td and bd
     (percent) the mean over seeds, Student's interval (low, high) and the lowest and highest seed (min, max).
@@ -178,7 +179,7 @@ def by_bin(runs: StudyRuns, group: str) -> pd.DataFrame:
 
 
 def pairs(found: Iterable[Variant]) -> list[tuple[str, Variant, Variant]]:
-    """Every two variants that differ in exactly one factor, as (factor, from, to), by factor and then by level."""
+    """Find every two variants that differ in exactly one factor, as (factor, from, to), by factor and then by level."""
     chosen = []
     for one, other in itertools.combinations(found, 2):
         factors = [factor for factor in FACTORS if getattr(one.config, factor) != getattr(other.config, factor)]
@@ -192,7 +193,7 @@ def pairs(found: Iterable[Variant]) -> list[tuple[str, Variant, Variant]]:
 
 
 def obstacles(factor: str, one: Variant, other: Variant) -> list[str]:
-    """Why a difference between two variants would not be the factor's: nothing if it may be compared."""
+    """List why a difference between two variants would not be the factor's; empty if they may be compared."""
     why = []
     if set(one.steps.values()) != set(other.steps.values()):
         why.append(f"steps: {one.steps_named} and {other.steps_named}")
@@ -208,7 +209,7 @@ def obstacles(factor: str, one: Variant, other: Variant) -> list[str]:
 
 
 def effects(runs: StudyRuns, metrics: Sequence[str] = METRICS) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What one change of one factor does, and the changes that were not compared.
+    """Measure what one change of one factor does, and list the changes that were not compared.
 
     Returns
     -------
@@ -240,13 +241,13 @@ def effects(runs: StudyRuns, metrics: Sequence[str] = METRICS) -> tuple[pd.DataF
 
 
 def is_held(name: str, factor: str, config: TrainConfig) -> bool:
-    """Whether the factor `name` means something and stays as `factor` changes: a loss brings its own defaults along."""
+    """Tell whether the factor `name` means something and stays as `factor` changes: a loss brings its own defaults along."""
     left_to_the_loss = getattr(config, name) is None
     return name != factor and level(config, name) is not None and not (factor == "loss" and left_to_the_loss)
 
 
 def difference(gaps: pd.Series) -> dict[str, float]:
-    """Differences by (seed, case) in a few numbers; NaN is left out; nothing if that is all."""
+    """Sum up differences by (seed, case) in a few numbers; NaN is left out; empty if nothing is left."""
     gaps = gaps.dropna().astype(float)
     if gaps.empty:
         return {}
@@ -260,26 +261,8 @@ def difference(gaps: pd.Series) -> dict[str, float]:
 
 
 def against_first(table: pd.DataFrame) -> pd.DataFrame:
-    """The effects that start at a factor's first level under what is held; the others are differences of these."""
+    """Select the effects that start at a factor's first level under what is held; the others follow from these."""
     keys = ["factor", "held", "metric"]
     reached = set(table[[*keys, "to_variant"]].itertuples(index=False, name=None))
     starts = [row not in reached for row in table[[*keys, "from_variant"]].itertuples(index=False, name=None)]
     return table[np.array(starts, bool)]  # an empty list would choose columns
-
-
-def in_words(row: dict[str, Any]) -> str:
-    """An effect as one line.
-
-    Examples
-    --------
-    >>> row = {"factor": "loss", "from": "dice", "to": "general_union", "held": "", "metric": "td", "seeds": 3}
-    >>> in_words(row | {"cases": 4, "difference": 5.25, "low": 1.0, "high": 9.5})
-    'loss dice -> general_union: td +5.2 points (1.0 to 9.5), 3 seeds, 4 cases: more'
-    """
-    what = f"{row['factor']} {row['from']} -> {row['to']}" + (f" ({row['held']})" if row["held"] else "")
-    seeds = f"{row['seeds']} seed{'' if row['seeds'] == 1 else 's'}, {row['cases']} cases"
-    size = f"{row['metric']} {row['difference']:+.1f} points"
-    if not np.isfinite(row["low"]):
-        return f"{what}: {size}, {seeds}: no interval"
-    verdict = "more" if row["low"] > 0 else "less" if row["high"] < 0 else "open"
-    return f"{what}: {size} ({row['low']:.1f} to {row['high']:.1f}), {seeds}: {verdict}"

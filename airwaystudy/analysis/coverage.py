@@ -1,6 +1,5 @@
-"""What a study planned, and what became of it: done, failed, or never run."""
+"""Planned variants joined with the runs that are there: done, failed, or never run."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,14 +11,14 @@ from airwaystudy.analysis.ablation import BOOKKEEPING
 from airwaystudy.plan.runs import FACTORS
 from airwaystudy.training.config import TrainConfig
 
-UNFINISHED = ("failed", "incomplete")
+STATUSES = ["done", "failed", "incomplete"]
 OF_THE_PLAN = {"variant", "seeds", "after", "preset"}  # what a planned variant has besides a run's settings
 
 
 def coverage(
     table: pd.DataFrame, planned: Sequence[Mapping[str, Any]] = (), configs: Mapping[str, TrainConfig] | None = None
 ) -> pd.DataFrame:
-    """Planned variants and those that are there, in this order, with what became of their runs.
+    """Join planned variants, first and in their order, with the runs that are there.
 
     Parameters
     ----------
@@ -50,21 +49,36 @@ def coverage(
     >>> coverage(table.assign(reason=""), planned)[["variant", "planned", "status"]].values.tolist()
     [['final_dice', 'yes', 'done'], ['both_dice', 'yes', 'not run']]
     """
-    plans, rows = checked(planned), []
-    runs = [row | {"variant": variant_of(row), "seed": seed_of(row)} for row in table.to_dict("records")]
-    everywhere = {row["seed"] for row in runs} - {None}
-    for name in dict.fromkeys([*plans, *(row["variant"] for row in runs)]):
-        here = [row for row in runs if row["variant"] == name]
-        planned = (plans[name].get("preset", "yes") if name in plans else "no") if plans else "no plan"
-        factors = with_defaults(factors_of(plans.get(name), here))
-        rows.append(
-            {"variant": name, "planned": planned} | factors | outcome(plans.get(name), here, everywhere, configs or {})
-        )
+    plans = checked(planned)
+    # A run that left no settings behind is known by its name alone.
+    named = table["run"].str.extract(r"^(?P<variant>.*?)(?:_(?P<seed>\d+))?$")
+    unknown = table["seed"].isna()
+    runs = table.assign(
+        variant=table["variant"].mask(unknown, named["variant"]),
+        seed=pd.to_numeric(table["seed"].mask(unknown, named["seed"])).astype("Int64"),
+    )
+    variants, seeds = list(dict.fromkeys([*plans, *runs["variant"]])), sorted(set(runs["seed"].dropna()))
+    wanted = [(name, seed) for name in variants for seed in plans.get(name, {}).get("seeds") or seeds]
+    wanted = pd.DataFrame(wanted, columns=["variant", "seed"]).astype({"seed": "Int64"})
+    joined = wanted.merge(runs[runs["status"].isin(STATUSES)], "outer", on=["variant", "seed"])
+    joined["status"] = joined["status"].fillna("missing")
+    texts = joined.groupby(["variant", "status"])["seed"].agg(in_words).unstack(fill_value="")
+    texts = texts.reindex(index=variants, columns=[*STATUSES, "missing"], fill_value="")
+    rows = []
+    for name in variants:
+        here, plan, cells = runs[runs["variant"] == name], plans.get(name), texts.loc[name].to_dict()
+        settings = here.dropna(subset="network").to_dict("records")[:1] if "network" in here else []
+        factors = factors_of(settings[0]) if settings else planned_factors(plan)
+        other = other_settings(plan, settings[0], configs or {}) if plan and settings else []
+        planned = plan.get("preset", "yes") if plan else "no" if plans else "no plan"
+        reason = "; ".join([*dict.fromkeys(filter(None, here["reason"])), *other])
+        row = {"variant": name, "planned": planned, **with_defaults(factors), **cells}
+        rows.append(row | {"status": "other settings" if other else status_of(cells), "reason": reason})
     return pd.DataFrame(rows)
 
 
 def checked(planned: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """The planned variants by name."""
+    """Index the planned variants by name; refuse one without a name, twice, or with unknown settings (`InputError`)."""
     plans = {}
     for plan in planned:
         name = plan.get("variant")
@@ -76,70 +90,38 @@ def checked(planned: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]
     return plans
 
 
-def variant_of(row: Mapping[str, Any]) -> str:
-    """A run's variant; of a run that left no settings behind, its name tells."""
-    return re.sub(r"_\d+$", "", row["run"]) if pd.isna(row["seed"]) else row["variant"]
+def in_words(seeds: pd.Series) -> str:
+    """List seeds in order; a run whose name has no number counts as "?"."""
+    return ", ".join("?" if pd.isna(seed) else str(seed) for seed in seeds.sort_values())
 
 
-def seed_of(row: Mapping[str, Any]) -> int | None:
-    """A run's seed, from its name if it left no settings behind; None if that doesn't tell either."""
-    named = re.search(r"_(\d+)$", row["run"])
-    return int(row["seed"]) if not pd.isna(row["seed"]) else int(named[1]) if named else None
+def status_of(seeds: Mapping[str, str]) -> str:
+    """Sum up a variant in a word: done, partly done, failed, incomplete or not run."""
+    if seeds["done"]:
+        return "partly done" if any(seeds[name] for name in ("failed", "incomplete", "missing")) else "done"
+    return next((status for status in STATUSES if seeds[status]), "not run")
 
 
-def factors_of(plan: Mapping[str, Any] | None, here: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """A variant's factors as its runs have them, else as planned; None where neither tells."""
-    if (run := with_settings(here)) is not None:
-        return {factor: None if pd.isna(run.get(factor)) else run[factor] for factor in FACTORS}
-    return {factor: None if plan is None else planned_level(plan, factor) for factor in FACTORS}
+def factors_of(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the factors off a run's row; None where it has none."""
+    return {name: None if pd.isna(run.get(name)) else run[name] for name in FACTORS}
+
+
+def planned_factors(plan: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Read the factors off a plan, with a run's defaults where it names none; all None without a plan."""
+    return {name: plan.get(name, TrainConfig.model_fields[name].default) if plan else None for name in FACTORS}
 
 
 def with_defaults(factors: dict[str, Any]) -> dict[str, Any]:
-    """The factors, with the loss's own value where one is left to the loss."""
-    known = defaults(LOSSES[factors["loss"]]) if factors.get("loss") in LOSSES else {}
+    """Fill in the loss's own value where a factor is left to the loss."""
+    known = defaults(LOSSES[factors["loss"]]) if factors["loss"] in LOSSES else {}
     return {name: known.get(name) if value is None else value for name, value in factors.items()}
 
 
-def with_settings(here: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The first of a variant's runs that left its settings behind."""
-    return next((row for row in here if not pd.isna(row.get("network"))), None)
-
-
-def planned_level(plan: Mapping[str, Any], factor: str) -> Any:
-    """A factor as planned."""
-    return plan.get(factor, TrainConfig.model_fields[factor].default)
-
-
-def outcome(
-    plan: Mapping[str, Any] | None,
-    here: list[Mapping[str, Any]],
-    everywhere: set[int],
-    configs: Mapping[str, TrainConfig],
-) -> dict[str, str]:
-    """Seeds by what became of them, and that in a word."""
-    seeds = {status: sorted({r["seed"] for r in here if r["status"] == status}) for status in ("done", *UNFINISHED)}
-    missing = sorted(set((plan or {}).get("seeds") or everywhere) - set().union(*seeds.values()))
-    other = other_settings(plan, here, configs)
-    if other:
-        status = "other settings"
-    elif not seeds["done"]:
-        status = next((status for status in UNFINISHED if seeds[status]), "not run")
-    else:
-        status = "partly done" if missing or any(seeds[status] for status in UNFINISHED) else "done"
-    texts = {name: ", ".join(map(str, found)) for name, found in {**seeds, "missing": missing}.items()}
-    reasons = dict.fromkeys(row["reason"] for row in here if row["reason"])
-    return texts | {"status": status, "reason": "; ".join([*reasons, *other])}
-
-
-def other_settings(
-    plan: Mapping[str, Any] | None, here: list[Mapping[str, Any]], configs: Mapping[str, TrainConfig]
-) -> list[str]:
-    """What a variant's runs have otherwise than planned: a factor, or another setting that the plan names."""
-    run = with_settings(here)
-    if plan is None or run is None:
-        return []
-    known = factors_of(plan, here)
-    pairs = {name: (known[name], planned_level(plan, name)) for name in FACTORS if name in run}
+def other_settings(plan: Mapping[str, Any], run: Mapping[str, Any], configs: Mapping[str, TrainConfig]) -> list[str]:
+    """List what a run has otherwise than planned: a factor, or another setting that the plan names."""
+    known, wanted = factors_of(run), planned_factors(plan)
+    pairs = {name: (known[name], wanted[name]) for name in FACTORS if name in run}
     if run["run"] in configs:
         named = set(plan) - OF_THE_PLAN - BOOKKEEPING - set(FACTORS) - {"missed_by", "start"}  # names of other runs
         pairs |= {name: (getattr(configs[run["run"]], name), plan[name]) for name in sorted(named)}

@@ -20,7 +20,7 @@ from airwaystudy import home
 from airwaystudy.claims.measures import KINDS, Finding, MissingError, Tables
 from airwaystudy.phantoms.names import is_synthetic
 
-PATH = Path(__file__).resolve().parents[2] / "claims.yaml"  # beside the package: claims are no results
+PATH = home.HOME / "claims.yaml"  # beside study.yaml: claims are no results
 VERDICTS = ("holds", "holds partly", "mixed", "open", "fails", "not run")
 COLUMNS = (
     "claim",

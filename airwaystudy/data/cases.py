@@ -4,15 +4,19 @@ Public files are not always in order: a label has lost its header, or z was stor
 is mended and reported; anything else is an error that names both grids.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from airwaylib.errors import InputError
 from airwaylib.files import atomic_path
 from airwaylib.images.volume import Volume, read_ct, read_mask
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SPLITS = ("train", "validation", "test")
 COLUMNS = ["case", "split", "ct", "airway", "mended"]
@@ -44,6 +48,8 @@ def read_table(data: str | Path) -> pd.DataFrame | None:
     path = Path(data) / "cases.csv"
     if not path.exists():
         return None
+    import pandas as pd  # half a second, which a check of parameters shall not wait for
+
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
@@ -66,6 +72,8 @@ def write_table(data: str | Path, rows: list[dict[str, str]]) -> Path:
     def place(file: str) -> str:
         file = Path(file).absolute()
         return file.relative_to(home).as_posix() if file.is_relative_to(home) else str(file)
+
+    import pandas as pd
 
     rows = [row | {name: place(row[name]) for name in ("ct", "airway")} for row in rows]
     with atomic_path(path) as temporary:

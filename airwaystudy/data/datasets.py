@@ -18,9 +18,10 @@ import zarr
 from tqdm import tqdm
 
 from airwaylib.errors import InputError
+from airwaylib.losses.distance import check_unit
 from airwaystudy.data.cases import SPLITS, Case, folder_case, write_table
 from airwaystudy.data.layouts import find_cases
-from airwaystudy.data.prepare import UNITS, prepare_files
+from airwaystudy.data.prepare import prepare_files
 from airwaystudy.phantoms.case import ensure_phantom
 from airwaystudy.phantoms.names import seed_and_size
 
@@ -68,8 +69,7 @@ def prepare_dataset(
     InputError
         Nothing of that layout there, a split that does not fit, no good case at all, or a process that was killed.
     """
-    if distance_unit not in UNITS:
-        raise InputError(f"distance unit {distance_unit!r} is unknown: choose {' or '.join(UNITS)}")
+    check_unit(distance_unit)
     found = find_cases(layout, root)
     report = Report(faults=dict(found.faults), notes=list(found.notes))
     of = default_split(layout, found.cases) if split is None else given_split(split, found.cases, found.faults, root)

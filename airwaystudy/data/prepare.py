@@ -21,38 +21,22 @@ import edt
 import numpy as np
 import pandas as pd
 import zarr
-from scipy import ndimage
 from zarr.codecs import BloscCodec
 
 from airwaylib.errors import InputError
 from airwaylib.files import atomic_path
 from airwaylib.images.lungs import bounding_box, lung_mask
 from airwaylib.images.volume import Volume, window
+from airwaylib.losses.distance import check_unit, distance_to_centreline
 from airwaylib.trees.parse import AXES, AirwayTree, parse_tree
 from airwaylib.trees.skeleton import thin
 from airwaystudy.data.cases import Case, read_case
 
 CHUNK = 64  # voxels a side: a 128^3 crop meets 8 to 27 chunks
 MARGIN = 5  # voxels around the lungs' box
-UNITS = ("mm", "voxels")  # of the distance to the centreline
 ENDS = ("start", "end")
 CARRIES = 0.9  # of what lies below a fork: a child with more is no main bronchus but goes on to one; our choice
 WIDEST = 1.2  # trachea's radii that a branch may have at most; a wider one means that it is no trachea; our choice
-
-
-def relative_distance(
-    label: np.ndarray, centreline: np.ndarray, spacing: tuple[float, float, float]
-) -> tuple[np.ndarray, float]:
-    """d/dmax of each voxel in or near the airway, and dmax: distance to the centreline by `spacing` (x, y, z).
-
-    Zheng et al. 2021 measure in voxels: pass spacing (1, 1, 1). Returns float32 (D, H, W) in [0, 1] and dmax.
-    """
-    distance = edt.edt(~centreline, anisotropy=spacing[::-1])
-    maximum = float(distance[label].max())
-    near = np.zeros_like(label)
-    box = bounding_box(label, margin=2)
-    near[box] = ndimage.binary_dilation(label[box], iterations=2)
-    return np.where(near, np.minimum(distance / max(maximum, 1e-6), 1), 0).astype(np.float32), maximum
 
 
 def small_airways(label: np.ndarray, spacing: tuple[float, float, float]) -> tuple[np.ndarray, str]:
@@ -146,8 +130,7 @@ def prepare_case(
     InputError
         Label empty or on another grid, no lung found, no airway inside the lungs' box, unknown unit.
     """
-    if distance_unit not in UNITS:
-        raise InputError(f"distance unit {distance_unit!r} is unknown: choose {' or '.join(UNITS)}")
+    check_unit(distance_unit)
     if not ct.same_grid(airway):
         raise InputError(
             f"{case}: CT {ct.array.shape} and label {airway.array.shape} are not on one grid; resample the label"
@@ -159,7 +142,7 @@ def prepare_case(
         raise InputError(f"{case}: the label holds no airway inside the lungs' box; is it the label of this CT?")
     spacing = ct.spacing if distance_unit == "mm" else (1.0, 1.0, 1.0)
     centreline = thin(label)
-    distance, maximum = relative_distance(label, centreline, spacing)
+    distance, maximum = distance_to_centreline(label, centreline, spacing)
     small, by = small_airways(label, ct.spacing)
     cut = ct.crop(box)
     with atomic_path(path) as temporary:

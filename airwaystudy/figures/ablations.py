@@ -1,10 +1,15 @@
-"""Plots of ablations: effects as a forest, detection by diameter, completeness against precision."""
+"""Plots of results: effects as a forest, scores by diameter, completeness against precision, gradient ratios, trees.
+
+Tables come with means and intervals already. `spread` hands seaborn, which would work them out, three rows for each:
+their median is the middle, and the interval of all of them goes from the lowest to the highest.
+"""
 
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -12,14 +17,12 @@ from matplotlib.patches import Patch
 from airwaystudy.figures.scans import Spacing, draw_surface
 from airwaystudy.figures.style import (
     BLUE,
-    COLOURS,
     GREY,
     ORANGE,
     PLAIN_NUMBERS,
     VERMILION,
     add_legend,
     label_of,
-    over_seeds,
     plain,
     variant_styles,
 )
@@ -35,17 +38,41 @@ NAMES = {
     "bd_truth": "true branches detected",
 }
 AXES = ("precision", "td")  # of the figure of completeness against precision
+Styles = Mapping[str, Mapping]  # of each variant: colour, marker, dashes
+LOOKS = {"palette": "color", "markers": "marker", "linestyles": "ls"}  # seaborn's names of them
+PARTS = {"detected": BLUE, "missed": ORANGE, "leaked": VERMILION}  # of `exhibits.parts_of`, as they are drawn
+SCORES = {"dsc": "DSC (%)", "bd": "branches detected (%)", "td": "tree length detected (%)"}
+INTERVALS = {
+    "difference, 95 % interval over the seeds": ("low", "high"),
+    "bootstrap interval over the cases": ("low_cases", "high_cases"),
+}
 MOST_BELOW = 9  # variants of a legend below the axes: a longer one stands beside them
 MOST_LINES = 6  # in one panel: more cannot be told apart
+
+
+def spread(table: pd.DataFrame, middle: str, low: str, high: str) -> pd.DataFrame:
+    """Repeat the rows of a table three times, `value` being the middle, the low and the high column; NaN is left out.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"bin": ["0-2"], "mean": [50.0], "min": [40.0], "max": [55.0]})
+    >>> spread(table, "mean", "min", "max")["value"].tolist()
+    [50.0, 40.0, 55.0]
+    """
+    parts = [table.assign(value=table[name]) for name in (middle, low, high)]
+    return pd.concat(parts, ignore_index=True).dropna(subset="value")
+
+
+AS_GIVEN = {"estimator": "median", "errorbar": ("pi", 100)}  # draws the rows of `spread` as they were in the table
 
 
 def plot_effects(
     effects: pd.DataFrame, title: str, metrics: Sequence[str] = ("td", "bd", "dsc", "precision")
 ) -> Figure:
-    """Effects as a forest plot: a row a pair of variants, grouped by factor, a panel a metric.
+    """Draw effects as a forest: a row a pair of variants, grouped by factor, a panel a metric.
 
-    Dot: difference. Thick bar: Student's 95 % interval over the seeds; thin one below it: bootstrap over the cases. A
-    dot without a bar has one seed, or one case. Filled where the interval over the seeds leaves 0 out, else hollow.
+    Dot: difference. Bar: Student's 95 % interval over the seeds; grey bar below it: bootstrap over the cases. A dot
+    without a bar has one seed, or one case.
 
     effects: `ablation.effects`.
     """
@@ -54,12 +81,16 @@ def plot_effects(
     panels = max(1, len(metrics))
     size = (4.2 + 2.3 * panels, 1.9 + 0.3 * depth)
     figure, axes = plt.subplots(1, panels, figsize=size, layout="constrained", sharey=True, squeeze=False)
-    colours = {factor: COLOURS[i % len(COLOURS)] for i, factor in enumerate(headings)}
+    effects = effects.assign(place=[rows[pair_of(row)][0] for row in effects.to_dict("records")])
     for ax, metric in zip(axes[0], metrics, strict=False):
-        ax.axvline(0, color=GREY, lw=0.8)
-        for row in effects[effects["metric"] == metric].to_dict("records"):
-            draw_effect(ax, rows[pair_of(row)][0], row, colours[row["factor"]])
-        ax.set(xlabel=f"{NAMES.get(metric, plain(metric))}\n(percentage points)")
+        chosen = effects[effects["metric"] == metric]
+        of = {name: spread(chosen, "difference", *ends) for name, ends in INTERVALS.items()}
+        long = pd.concat([table.assign(interval=name) for name, table in of.items()])
+        looks = {"palette": [BLUE, GREY], "markers": ["o", "|"], "linestyles": ["none", "none"], "dodge": 0.3}
+        looks |= {"order": range(depth), "hue_order": list(INTERVALS), "legend": False, "err_kws": {"linewidth": 1.6}}
+        sns.pointplot(long, x="value", y="place", hue="interval", orient="y", ms=5, ax=ax, **AS_GIVEN, **looks)
+        ax.axvline(0, color="black", lw=0.8, zorder=0)
+        ax.set(xlabel=f"{NAMES.get(metric, plain(metric))}\n(percentage points)", ylabel="")
     first = axes[0][0]
     places = [*headings.values(), *(place for place, _ in rows.values())]
     first.set_yticks(places, [*(plain(factor) for factor in headings), *(label for _, label in rows.values())])
@@ -72,27 +103,19 @@ def plot_effects(
     if effects.empty:
         first.set(title="no two variants differ in one factor alone", xticks=[])
         return figure
-    explain(first)
+    for (name, _), colour, marker in zip(INTERVALS.items(), (BLUE, GREY), "o|", strict=True):
+        first.plot([], [], color=colour, marker=marker, label=name)
+    add_legend(figure, size[0])
     return figure
 
 
-def explain(ax: Axes) -> None:
-    """The forest's legend: what its lines and dots are, in grey."""
-    ax.plot([], [], color=GREY, lw=2.2, marker="o", label="difference, 95 % interval over the seeds")
-    ax.plot([], [], color=GREY, lw=0.9, label="bootstrap interval over the cases")
-    ax.plot(
-        [], [], color=GREY, ls="", marker="o", mfc="white", label="interval over the seeds holds 0, or there is none"
-    )
-    add_legend(ax.figure, ax.figure.get_figwidth())
-
-
 def pair_of(row: dict) -> tuple[str, str, str]:
-    """What names a row of the forest."""
+    """Name a row of the forest."""
     return row["factor"], row["from_variant"], row["to_variant"]
 
 
 def layout(effects: pd.DataFrame) -> tuple[dict[tuple, tuple[int, str]], dict[str, int], int]:
-    """Place and label of each pair, place of each factor's heading, and how many places there are.
+    """Find the place and label of each pair, the place of each factor's heading, and the number of places.
 
     What all pairs of a factor hold fixed is left out of their labels.
     """
@@ -109,37 +132,47 @@ def layout(effects: pd.DataFrame) -> tuple[dict[tuple, tuple[int, str]], dict[st
     return rows, headings, place
 
 
-def draw_effect(ax: Axes, place: float, row: dict, colour: str) -> None:
-    """One dot with its two intervals."""
-    clear = row["low"] > 0 or row["high"] < 0
-    ax.plot([row["low"], row["high"]], [place, place], color=colour, lw=2.2, solid_capstyle="butt", zorder=2)
-    ends = [row["low_cases"], row["high_cases"]]
-    ax.plot(ends, [place + 0.27, place + 0.27], color=colour, lw=0.9, alpha=0.7, zorder=2)
-    ax.plot(row["difference"], place, "o", color=colour, mfc=colour if clear else "white", ms=5.5, zorder=3)
+def draw_by_diameter(ax: Axes, table: pd.DataFrame, score: str, styles: Styles) -> None:
+    """Draw a score by diameter, the variants side by side within a bin, bars from the lowest to the highest seed.
+
+    table: variant, diameter_mm, branches, and SCORE_mean, _min, _max in percent; the ticks show the branches of a bin.
+    """
+    bins = table.drop_duplicates("diameter_mm").set_index("diameter_mm")
+    looks = {name: [style[key] for style in styles.values()] for name, key in LOOKS.items()}
+    looks |= {
+        "dodge": 0.13 * (len(styles) - 1),
+        "linewidth": 1,
+        "capsize": 0.05,
+        "ms": 5,
+        "err_kws": {"linewidth": 1.2},
+    }
+    rows = spread(table, f"{score}_mean", f"{score}_min", f"{score}_max")
+    orders = {"order": list(bins.index), "hue_order": list(styles), "legend": False}
+    sns.pointplot(rows, x="diameter_mm", y="value", hue="variant", ax=ax, **AS_GIVEN, **orders, **looks)
+    for name, style in styles.items():
+        ax.plot([], [], label=label_of(name, table[table["variant"] == name]), **style)
+    ax.set_xticks(
+        range(len(bins)), [f"{name}\n({row['branches']:g})" for name, row in bins.iterrows()], fontsize="small"
+    )
+    ax.set(xlabel="airway diameter in mm (branches)", ylabel=SCORES[score], ylim=(-3, 103))
 
 
 def plot_td_by_diameter(table: pd.DataFrame, title: str) -> Figure:
-    """Tree length detected by airway diameter: a line a variant, its mean over the seeds, bars from lowest to highest.
+    """Draw the tree length detected by airway diameter; many variants share out among panels, six in one at most.
 
-    table: `ablation.by_bin` of "diameter_mm"; under each bin is the number of its branches. Many variants share out
-    among panels, six in one at most.
+    table: `ablation.by_bin` of "diameter_mm".
     """
-    variants, bins = list(dict.fromkeys(table["variant"])), list(dict.fromkeys(table["diameter_mm"]))
+    variants = list(dict.fromkeys(table["variant"]))
     panels = max(1, -(-len(variants) // MOST_LINES))
     groups = [list(group) for group in np.array_split(variants, panels)]
     columns = min(2, panels)
     lines = -(-panels // columns)
     size = (5.6 * columns if columns > 1 else 6.6, 3.4 * lines + 0.9)
     figure, axes = plt.subplots(lines, columns, figsize=size, layout="constrained", sharey=True, squeeze=False)
-    styles, counts = variant_styles(variants), table.groupby("diameter_mm")["branches"].max()
+    styles = variant_styles(variants)
     for ax, group in zip(axes.flat, groups, strict=False):
-        for i, name in enumerate(group):
-            rows = table[table["variant"] == name].set_index("diameter_mm").reindex(bins)
-            x = np.arange(len(bins)) + 0.06 * (i - (len(group) - 1) / 2)
-            reach = [rows["td_mean"] - rows["td_min"], rows["td_max"] - rows["td_mean"]]
-            ax.errorbar(x, rows["td_mean"], reach, capsize=2, elinewidth=1, label=label_of(name, rows), **styles[name])
-        ax.set_xticks(range(len(bins)), [f"{name}\n({counts[name]:g})" for name in bins])
-        ax.set(xlabel="airway diameter in mm (branches)", ylabel="tree length detected (%)", ylim=(-2, 103))
+        chosen = table[table["variant"].isin(group)]
+        draw_by_diameter(ax, chosen, "td", {name: styles[name] for name in group})
     for ax in axes.flat[panels:]:
         ax.remove()
     add_legend(figure, size[0])
@@ -148,15 +181,18 @@ def plot_td_by_diameter(table: pd.DataFrame, title: str) -> Figure:
 
 
 def plot_td_against_precision(table: pd.DataFrame, seeds: pd.DataFrame, title: str) -> Figure:
-    """Tree length detected against precision: a variant's mean, with bars from the lowest to the highest seed.
+    """Draw tree length detected against precision: a variant's mean, with bars from the lowest to the highest seed.
 
     table: `ablation.ablation_table`; seeds: `ablation.by_seed`, each a small dot.
     """
     many = len(table) > MOST_BELOW
     figure, ax = plt.subplots(figsize=(10.4, 7.2) if many else (6.6, 5.2), layout="constrained")
-    for name, style in variant_styles(table["variant"]).items():
+    styles = variant_styles(table["variant"])
+    colours = {name: style["color"] for name, style in styles.items()}
+    looks = {"palette": colours, "s": 12, "linewidth": 0, "zorder": 4, "legend": False}
+    sns.scatterplot(seeds, x="precision", y="td", hue="variant", ax=ax, **looks)
+    for name, style in styles.items():
         row, dots = table[table["variant"] == name].iloc[0], seeds[seeds["variant"] == name]
-        ax.plot(dots["precision"], dots["td"], color=style["color"], ls="", marker="o", ms=3, zorder=4)
         reach = {
             metric: np.abs([[dots[metric].min()], [dots[metric].max()]] - row[f"{metric}_mean"]) for metric in AXES
         }
@@ -176,36 +212,20 @@ def plot_td_against_precision(table: pd.DataFrame, seeds: pd.DataFrame, title: s
 
 
 def window(values: Sequence[float]) -> tuple[float, float]:
-    """Limits with some room around percentages."""
+    """Leave some room around percentages: the limits of their axis."""
     low, high = np.nanmin(values), np.nanmax(values)
     margin = max(0.1 * (high - low), 2.0)
     return max(low - margin, -1.0), min(high + margin, 101.0)
 
 
-Styles = Mapping[str, Mapping]  # of each variant: colour, marker, dashes
-PARTS = {"detected": BLUE, "missed": ORANGE, "leaked": VERMILION}  # of `exhibits.parts_of`, as they are drawn
-SCORES = {"dsc": "DSC (%)", "bd": "branches detected (%)", "td": "tree length detected (%)"}
+def plot_scores_by_diameter(table: pd.DataFrame, title: str) -> Figure:
+    """Draw DSC, BD and TD of each variant by airway diameter, a panel each.
 
-
-def plot_scores_by_diameter(table: pd.DataFrame, styles: Styles, title: str) -> Figure:
-    """DSC, BD and TD of each variant by airway diameter, with the branches of each bin.
-
-    table: `exhibits.scores_by_diameter`; bars from the lowest to the highest seed.
+    table: `exhibits.scores_by_diameter`.
     """
-    variants, bins = (list(dict.fromkeys(table[name])) for name in ("variant", "diameter_mm"))
     figure, axes = plt.subplots(1, len(SCORES), figsize=(13, 4.2), layout="constrained", sharey=True)
-    # Strategy: variants stand side by side within a bin, so that no bar hides another.
-    for variant, shift in zip(variants, np.linspace(-0.3, 0.3, len(variants) + 2)[1:-1], strict=True):
-        rows = table[table["variant"] == variant].set_index("diameter_mm").reindex(bins)
-        look = styles[variant] | {"lw": 1, "elinewidth": 1.2, "capsize": 2.5, "label": label_of(variant, rows)}
-        for ax, name in zip(axes, SCORES, strict=True):
-            mean, low, high = (rows[f"{name}_{part}"] for part in ("mean", "min", "max"))
-            ax.errorbar(np.arange(len(bins)) + shift, mean, yerr=np.maximum([mean - low, high - mean], 0), **look)
-    branches = table.drop_duplicates("diameter_mm").set_index("diameter_mm")["branches"]
-    ticks = [f"{name.replace('-', '–')}\n({branches[name]:.0f})" for name in bins]
-    for ax, label in zip(axes, SCORES.values(), strict=True):
-        ax.set_xticks(range(len(bins)), ticks, fontsize="small")
-        ax.set(xlabel="airway diameter in mm (branches)", ylabel=label, ylim=(-3, 103))
+    for ax, score in zip(axes, SCORES, strict=True):
+        draw_by_diameter(ax, table, score, variant_styles(table["variant"]))
     add_legend(figure, 13)
     figure.suptitle(title)
     return figure
@@ -214,9 +234,10 @@ def plot_scores_by_diameter(table: pd.DataFrame, styles: Styles, title: str) -> 
 def plot_class_ratios(
     probes: pd.DataFrame, styles: Styles, title: str, layers: Sequence[str] = ("dc6", "ec12", "ec1")
 ) -> Figure:
-    """Class-wise gradient ratio over training: of the loss, and of what reaches each of `layers`, a panel each.
+    """Draw the class-wise gradient ratio over training, of the loss and of what reaches `layers`, a panel each.
 
-    probes: `exhibits.class_ratios`; bands go from the lowest to the highest seed.
+    probes: variant, seed, step, layer, ratio (of the loss), layer_ratio. Lines are means over the seeds, bands go from
+    the lowest to the highest seed.
     """
     layers = [name for name in layers if name in set(probes["layer"])]
     panels = {"at the output (the loss's)": probes.drop_duplicates(["variant", "seed", "step"]).assign(shown="ratio")}
@@ -227,20 +248,19 @@ def plot_class_ratios(
         ax.axhline(1, color=GREY, lw=0.8)
         for variant, chosen in rows.groupby("variant", sort=False):
             label = label_of(variant, chosen.assign(seeds=chosen["seed"].nunique()))
-            found = over_seeds(chosen, ["step"], rows["shown"].iloc[0]).sort_index()
-            ax.plot(found.index, found["mean"], label=label, **styles[variant])
-            ax.fill_between(found.index, found["low"], found["high"], color=styles[variant]["color"], alpha=0.15, lw=0)
+            shown = rows["shown"].iloc[0]
+            band = {"errorbar": ("pi", 100), "err_kws": {"alpha": 0.15, "lw": 0}}
+            sns.lineplot(chosen, x="step", y=shown, label=label, legend=False, ax=ax, **band, **styles[variant])
         ax.set_title(name, fontsize="medium")
-        ax.set(xlabel="training step", yscale="log")
+        ax.set(xlabel="training step", ylabel="gradient ratio, airway : background", yscale="log")
         ax.yaxis.set_major_formatter(PLAIN_NUMBERS)
-    axes[0, 0].set(ylabel="gradient ratio, airway : background")
     add_legend(figure, width)
     figure.suptitle(title)
     return figure
 
 
 def plot_trade_off(curves: pd.DataFrame, styles: Styles, title: str, marked: float = 0.5) -> Figure:
-    """TD against precision as the threshold goes up: a thin line a seed, a thick one with markers their mean.
+    """Draw TD against precision as the threshold goes up: a thin line a seed, a thick one with markers their mean.
 
     curves: variant, seed, case, probability, td, precision (percent); means over the cases. The marker of the threshold
     `marked` is filled, the first and the last threshold are written beside theirs.
@@ -267,7 +287,7 @@ def plot_trade_off(curves: pd.DataFrame, styles: Styles, title: str, marked: flo
 
 
 def plot_trees(parts: Mapping[str, Mapping[str, np.ndarray]], spacing: Spacing, title: str) -> Figure:
-    """Trees in 3-D, a column each, from the front (above) and from the side (below): detected, missed and leaked.
+    """Draw trees in 3-D, a column each, from the front (above) and from the side (below): detected, missed and leaked.
 
     parts: name -> `exhibits.parts_of`, boolean (D, H, W). spacing: x, y, z, mm. False voxels in the rim of the label
     are counted, not drawn: they would hide it.

@@ -1,12 +1,12 @@
-"""What a study consists of: presets of study.yaml, each of training runs (variants by seeds) and what follows."""
+"""Presets of study.yaml: the training runs of a study (variants by seeds), its data, and what its notebooks show."""
 
 import itertools
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from airwaylib.errors import InputError
 from airwaystudy import home
@@ -16,20 +16,31 @@ from airwaystudy.training.config import TrainConfig
 
 PATH = home.HOME / "study.yaml"
 LINKS = ("missed_by", "after")  # settings of a variant that name another one, of the same seed
-FIGURES = ("baseline", "ours", "compared", "curves")  # parameters of 04_figures that a study may set
+FIGURES = ("baseline", "ours", "compared", "curves")  # parameters of 03_results and 04_exhibits that a study may set
 FIXED = ("study", "run", "seed", "data", "start")  # what the plan itself sets
 
 
+def as_range(seeds: Any) -> Any:
+    """Refuse a number or a list where a range of seeds is due, and say how to write it."""
+    ends = [seeds] if isinstance(seeds, int) else seeds
+    if isinstance(ends, list) and ends and all(isinstance(seed, int) for seed in ends):
+        raise ValueError(f"a range of seeds is text: write {min(ends)}-{max(ends)}")
+    return seeds
+
+
+Range = Annotated[str, BeforeValidator(as_range)]
+
+
 class Phantoms(BaseModel, extra="forbid", frozen=True):
-    """Synthetic cases of a study by their seeds: "0-6" are seven."""
+    """Synthetic cases of a study by their seeds: "0-6" are seven. Examples say what to write, see `home.fault`."""
 
     size: Literal["mini", "chest"] = Field("mini", description="mini (128^3 at 1 mm) or chest (an adult)")
-    train: str = Field(description="seeds of the training cases")
-    validation: str = Field("", description="seeds of the cases scored while training")
-    test: str = Field(description="seeds of the held-out cases")
+    train: Range = Field(description="seeds of the training cases", examples=["0-6"])
+    validation: Range = Field("", description="seeds of the cases scored while training", examples=["7-7"])
+    test: Range = Field(description="seeds of the held-out cases", examples=["8-11"])
 
     def names(self, seeds: str) -> list[str]:
-        """Names of the phantoms of these seeds.
+        """Return the names of the phantoms of these seeds.
 
         Examples
         --------
@@ -53,21 +64,39 @@ class Phantoms(BaseModel, extra="forbid", frozen=True):
 
 
 class Preset(BaseModel, extra="forbid", frozen=True):
-    """A study: the data, the settings of all runs, the variants, their seeds, and what 01_gradient_erosion looks at."""
+    """A study: the data, the settings of all runs, the variants, their seeds, and what the notebooks look at."""
 
-    study: str = Field(description="results go to results/<study>/")
-    data: str = Field("data/phantoms", description="folder of airwaylib prepare")
-    phantoms: Phantoms | None = Field(None, description="phantoms to make; null: the cases of DATA/cases.csv")
-    seeds: list[int] = Field(min_length=1, description="a run each, of every variant")
-    threads: int = Field(1, ge=1, description="CPU cores of a run; as many runs as fit train side by side")
-    gpus: int = Field(0, ge=0, description="GPUs of a run; 0: none is needed")
-    settings: dict[str, Any] = Field({}, description="settings of every run that differ from the defaults")
-    variants: dict[str, dict[str, Any]] = Field(min_length=1, description="settings of each variant, by name")
-    cross: list[dict[str, dict[str, Any]]] = Field(
-        [], description="factors, each its levels' settings by name: every combination is a variant, too"
+    study: str = Field(description="results go to results/<study>/", examples=["quick"])
+    data: str = Field("data/phantoms", description="folder of airwaylib prepare", examples=["data/phantoms"])
+    phantoms: Phantoms | None = Field(
+        None,
+        description="phantoms to make; null: the cases of DATA/cases.csv",
+        examples=["{size: mini, train: 0-6, test: 8-11}"],
     )
-    gradients: dict[str, Any] | None = Field(None, description="parameters of 01_gradient_erosion; null: left out")
-    figures: dict[str, Any] = Field({}, description="variants that 04_figures shows: baseline, ours, compared, curves")
+    seeds: list[int] = Field(min_length=1, description="a run each, of every variant", examples=["[0, 1, 2]"])
+    threads: int = Field(
+        1, ge=1, description="CPU cores of a run; as many runs as fit train side by side", examples=["1"]
+    )
+    gpus: int = Field(0, ge=0, description="GPUs of a run; 0: none is needed", examples=["1"])
+    settings: dict[str, Any] = Field(
+        {}, description="settings of every run that differ from the defaults", examples=["{epochs: 5}"]
+    )
+    variants: dict[str, dict[str, Any]] = Field(
+        min_length=1, description="settings of each variant, by name", examples=["{both_dice: {loss: dice}}"]
+    )
+    cross: list[dict[str, dict[str, Any]]] = Field(
+        [],
+        description="factors, each its levels' settings by name: every combination is a variant, too",
+        examples=["[{both: {supervision: both}, final: {supervision: final}}]"],
+    )
+    gradients: dict[str, Any] | None = Field(
+        None, description="parameters of 01_gradient_erosion; null: left out", examples=["{losses: [dice]}"]
+    )
+    figures: dict[str, Any] = Field(
+        {},
+        description="variants that figures show: baseline, ours, compared, curves",
+        examples=["{baseline: both_dice}"],
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -75,12 +104,12 @@ class Preset(BaseModel, extra="forbid", frozen=True):
         """Add the variants that `cross` stands for, behind those that are named."""
         try:
             return values | {"variants": all_variants(values)}
-        except (AttributeError, TypeError, ValueError):  # some part has another type, which its field will tell
+        except (AttributeError, TypeError, ValueError):  # a part of another type, which its field refuses
             return values
 
     @model_validator(mode="after")
     def runs_are_valid(self) -> "Preset":
-        """Refuse a variant with a setting that no run has, or that follows one that is not there."""
+        """Refuse variants with unknown settings or links, and figures of variants that are not there."""
         for variant in self.variants:
             changes = self.changes(variant)
             for name in FIXED:
@@ -90,7 +119,7 @@ class Preset(BaseModel, extra="forbid", frozen=True):
                 if changes.get(link) is not None and changes[link] not in self.variants:
                     raise ValueError(f"{variant}: {link} {changes[link]!r} is no variant of the study")
         if unknown := sorted(set(self.figures) - set(FIGURES)):
-            raise ValueError(f"figures: no setting {unknown[0]!r}; there are {', '.join(FIGURES)}")
+            raise ValueError(f"figures: no setting {unknown[0]!r}{home.did_you_mean(unknown[0], FIGURES)}")
         home.validated(FigureParameters, self.figures, "figures")
         for named in self.figures.values():
             for name in [named] if isinstance(named, str) else named or []:
@@ -100,11 +129,11 @@ class Preset(BaseModel, extra="forbid", frozen=True):
         return self
 
     def changes(self, variant: str) -> dict[str, Any]:
-        """What a variant's runs have otherwise than the defaults."""
+        """Return the settings of a variant that differ from the defaults."""
         return self.settings | self.variants[variant]
 
     def settings_by_run(self) -> dict[str, dict[str, Any]]:
-        """Every setting of every run, by its name: seed by seed, so that what is compared comes together."""
+        """Return every setting of every run, by its name: all variants of the first seed, then of the next."""
         shared = {"study": self.study, "data": self.data}
         shared |= {f"{part}_cases": names for part, names in self.cases().items()}
         runs = {}
@@ -120,7 +149,7 @@ class Preset(BaseModel, extra="forbid", frozen=True):
         return runs
 
     def cases(self) -> dict[str, list[str]]:
-        """Names of the cases by split: the phantoms', or those of DATA/cases.csv."""
+        """Return the names of the cases by split: the phantoms', or those of DATA/cases.csv."""
         if self.phantoms is not None:
             return {part: self.phantoms.names(getattr(self.phantoms, part)) for part in SPLITS}
         if (names := split_names(home.path(self.data))) is None:
@@ -128,13 +157,13 @@ class Preset(BaseModel, extra="forbid", frozen=True):
         return names
 
     def needed(self, run: str) -> list[str]:
-        """Runs that must be done before `run`."""
+        """Return the runs that must be done before `run`."""
         variant, _, seed = run.rpartition("_")
         named = {self.changes(variant).get(link) for link in LINKS}
         return [f"{other}_{seed}" for other in sorted(named - {None})]
 
     def figure_parameters(self, done: Collection[str]) -> dict[str, Any]:
-        """Which variants 04_figures shows, of those with a run that is `done`: another one for a baseline without."""
+        """Choose the variants that figures show among those with a run that is `done`."""
         there = [name for name in self.variants if any(f"{name}_{seed}" in done for seed in self.seeds)]
         if not there:
             return {}
@@ -146,9 +175,9 @@ class Preset(BaseModel, extra="forbid", frozen=True):
 
 
 def all_variants(preset: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Variants of a preset as it stands in study.yaml: those named there, then the combinations of `cross`.
+    """Return the variants of a preset of study.yaml: those named there, then the combinations of `cross`.
 
-    A combination's name joins those of its levels, empty ones left out. One that is named stays as it is named.
+    A combination's name joins the names of its levels, empty ones left out. A variant named there keeps its settings.
 
     Examples
     --------
@@ -164,20 +193,24 @@ def all_variants(preset: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def planned_variants(name: str, path: Path = PATH) -> list[dict[str, Any]]:
-    """Variants of preset `name`, then those that only other presets have, with their settings.
+    """Return the variants of preset `name`, then those that only other presets have, with their settings.
 
-    With these 03_ablations tells what was not run.
+    With these 03_results tells what was not run.
     """
     presets, found = read_presets(path), {}
     for preset in (name, *presets):
-        shared = {"preset": preset} | presets[preset].get("settings", {})
-        for variant, changes in all_variants(presets[preset]).items():
-            found.setdefault(variant, {"variant": variant, **shared, **changes})
+        try:
+            shared = {"preset": preset} | presets[preset].get("settings", {})
+            for variant, changes in all_variants(presets[preset]).items():
+                found.setdefault(variant, {"variant": variant, **shared, **changes})
+        except (AttributeError, TypeError, ValueError):
+            read_preset(preset, path)  # says in one line what is wrong
+            raise
     return list(found.values())
 
 
 def read_preset(name: str, path: Path = PATH) -> Preset:
-    """Preset `name` of a study.yaml.
+    """Read preset `name` of a study.yaml.
 
     Raises
     ------
@@ -187,11 +220,15 @@ def read_preset(name: str, path: Path = PATH) -> Preset:
     presets = read_presets(path)
     if name not in presets:
         raise InputError(f"{path}: no preset {name!r}: choose one of {', '.join(presets)}")
+    if not isinstance(presets[name], dict):
+        raise InputError(
+            f"{path.name}, {name}: {presets[name]!r} is no preset: write its settings, one 'key: value' a line"
+        )
     return home.validated(Preset, {"study": name} | presets[name], f"{path.name}, {name}")
 
 
 def read_presets(path: Path) -> dict[str, dict[str, Any]]:
-    """The presets of a study.yaml by name, as they stand there."""
+    """Read the presets of a study.yaml by name, as they stand there."""
     try:
         presets = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:

@@ -1,10 +1,12 @@
 """Everything that defines a training run, as one flat model: an unknown or ill-typed setting is an error."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
+from airwaylib.errors import InputError
 from airwaystudy import home
 from airwaystudy.data.cases import SPLITS, split_names
 
@@ -22,7 +24,7 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
     network: str = Field("wingsnet", description="network by name, see networks.NETWORKS")
     width: int = Field(8, ge=1, description="channels of the network's first block")
     supervision: Literal["both", "decoder", "deep", "final"] = Field("both", description="which outputs are supervised")
-    loss: str = Field("general_union", description="loss by name")
+    loss: str = Field("general_union", description="loss by name, or module:function; see losses.table")
     alpha: float | None = Field(
         None, ge=0, le=0.5, description="weight of the loss's false positives; null: the loss's default"
     )
@@ -131,26 +133,6 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
         """results/<study>/runs/<run>."""
         return home.run_folder(self.study, self.run)
 
-    @model_validator(mode="before")
-    @classmethod
-    def cases_of_the_data(cls, values: Any) -> Any:
-        """Cases not given come from the column `split` of DATA/cases.csv, if train_cases are not given and it is there.
-
-        What the settings name themselves for one purpose serves no other. null is as good as not given.
-        """
-        if isinstance(values, dict):
-            values = {name: value for name, value in values.items() if value is not None or not name.endswith("_cases")}
-        data = values.get("data", cls.model_fields["data"].default) if isinstance(values, dict) else None
-        if not isinstance(data, str) or "train_cases" in values or not (names := split_names(home.path(data))):
-            return values
-        wanted = [f"{split}_cases" for split in SPLITS if f"{split}_cases" not in values]
-        named = [values.get(f"{split}_cases") for split in SPLITS]
-        given = [name for names_of in named if isinstance(names_of, list) for name in names_of]
-        listed = {f"{split}_cases": [name for name in names[split] if name not in given] for split in SPLITS}
-        if not listed["train_cases"]:
-            raise ValueError(f"{data}/cases.csv has no case to train on; give train_cases, or prepare it with --split")
-        return values | {name: listed[name] for name in wanted}
-
     @model_validator(mode="after")
     def cases_apart(self) -> "TrainConfig":
         """No case may serve twice: a score on a training case says nothing."""
@@ -180,7 +162,7 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
 
     @property
     def loss_parameters(self) -> dict[str, float]:
-        """Parameters of the loss that are not left to its defaults, for `loss_table.loss_by_name`."""
+        """Parameters of the loss that are not left to its defaults, for `losses.table.loss_by_name`."""
         return {name: value for name in ("alpha", "root") if (value := getattr(self, name)) is not None}
 
     @property
@@ -201,6 +183,33 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
     def prepared(self, case: str) -> Path:
         """The case's training store."""
         return home.path(self.data) / "prepared" / f"{case}.zarr"
+
+
+def with_cases(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the cases that a run's settings leave out, from the column `split` of DATA/cases.csv.
+
+    Call it where a run starts, before the settings are validated. Nothing is added if they give `train_cases`, or if
+    there is no table. A case that they name in one list is left out of the others. null means "not given".
+
+    Raises
+    ------
+    InputError
+        A faulty table, or one without a case to train on.
+    """
+    lists = [f"{split}_cases" for split in SPLITS]
+    settings = {name: value for name, value in settings.items() if value is not None or name not in lists}
+    data = settings.get("data", TrainConfig.model_fields["data"].default)
+    if "train_cases" in settings or not isinstance(data, str):  # of another type: for the model to refuse
+        return settings
+    listed = split_names(home.path(data))
+    if listed is None:
+        return settings
+    named = [case for name in lists if isinstance(settings.get(name), list) for case in settings[name]]
+    for name, split in zip(lists, SPLITS, strict=True):
+        settings.setdefault(name, [case for case in listed[split] if case not in named])
+    if not settings["train_cases"]:
+        raise InputError(f"{data}/cases.csv has no case to train on; give train_cases, or prepare it with --split")
+    return settings
 
 
 def snapshot_path(config: TrainConfig, epoch: int) -> Path:

@@ -24,7 +24,7 @@ from airwaylib.errors import InputError
 from airwaylib.files import atomic_path
 from airwaylib.gradients.measures import probe
 from airwaylib.losses.general_union import general_union_weight
-from airwaylib.losses.table import WEIGHTED, loss_by_name
+from airwaylib.losses.table import loss_by_name, uses_weight
 from airwaylib.networks.checkpoints import CheckpointInfo, build_network, save_checkpoint, start_from
 from airwaylib.networks.supervision import as_group_logits, group_losses
 from airwaystudy import home
@@ -68,7 +68,7 @@ class Run:
 
     def weight(self, batch: dict[str, Tensor]) -> Tensor | None:
         """The loss's weight map of a batch; None if it has none."""
-        if self.config.loss not in WEIGHTED:
+        if not uses_weight(self.config.loss):
             return None
         return general_union_weight(batch["distance"], batch["label"], **self.config.weight_parameters)
 

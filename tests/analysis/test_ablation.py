@@ -13,7 +13,6 @@ from airwaystudy.analysis.ablation import (
     by_bin,
     by_seed,
     effects,
-    in_words,
     training_steps,
 )
 from airwaystudy.plan.runs import collect
@@ -221,22 +220,6 @@ def test_runs_without_bins_have_an_empty_table(home):
     (results / "runs/both_0/scores_by_generation.csv").unlink()
     table = by_bin(collect("made_up"), "generation")
     assert table.empty and {"variant", "generation", "td_mean"} <= set(table)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "end"),
-    [
-        (1.0, 3.0, "(1.0 to 3.0), 3 seeds, 2 cases: more"),
-        (-3.0, -1.0, "(-3.0 to -1.0), 3 seeds, 2 cases: less"),
-        (-1.0, 3.0, "(-1.0 to 3.0), 3 seeds, 2 cases: open"),
-        (np.nan, np.nan, ", 3 seeds, 2 cases: no interval"),
-    ],
-)
-def test_an_effect_in_words(low, high, end):
-    row = {"factor": "loss", "from": "dice", "to": "tversky", "held": "supervision both", "metric": "td"}
-    words = in_words(row | {"difference": 2.0, "low": low, "high": high, "seeds": 3, "cases": 2})
-    assert words.startswith("loss dice -> tversky (supervision both): td +2.0 points")
-    assert words.endswith(end)
 
 
 @pytest.mark.parametrize(("more", "steps"), [({}, 100), ({"batch_size": 3}, 35), ({"batch_size": 3, "devices": 2}, 20)])

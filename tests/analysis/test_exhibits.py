@@ -1,7 +1,6 @@
-"""Numbers behind the exhibits, of made-up runs whose scores and masks are known."""
+"""Masks of made-up runs: their cases, their scores by diameter and their parts are known."""
 
 import numpy as np
-import pandas as pd
 import pytest
 from synthetic_study import write_runs
 from tiny_cases import tiny_case
@@ -65,31 +64,6 @@ def test_variants_come_from_the_plainest_on(found):
         exhibits.variants_in_order(found, ["final_dice", "deep_dice"])
 
 
-def test_a_variants_row_has_no_factors_and_its_means(found):
-    table = exhibits.summarise_variants(found).set_index("variant")
-    assert table.loc["both_general_union", "td_mean"] == pytest.approx(81)  # seeds 80.5 and 81.5
-    assert table.loc["both_general_union", ["seeds", "cases", "convention"]].tolist() == [2, 2, "paper"]
-    assert table.columns[:2].tolist() == ["seeds", "cases"] and "loss" not in table
-
-
-def test_comparison_is_paired_by_seed_and_case(found):
-    table = exhibits.compare_variants(found.scores, "final_dice", ["both_dice", "both_general_union"])
-    td = table[table["metric"] == "td"].set_index("other_is")
-    assert td.loc["both_dice", ["one", "other", "difference"]].tolist() == [60, 70, 10]
-    assert td.loc["both_general_union", ["difference", "seeds", "cases"]].tolist() == [21, 2, 2]
-    # Student's interval of the seeds' 20.5 and 21.5: 21 +- 12.706 * 0.7071 / sqrt(2)
-    assert td.loc["both_general_union", "low"] == pytest.approx(21 - 12.706 * 0.5, abs=1e-2)
-    assert (table["one_is"] == "final_dice").all()
-
-
-def test_seeds_that_only_one_has_are_left_out(found):
-    scores = found.scores[found.scores["run"] != "both_dice_1"]
-    table = exhibits.compare_variants(scores, "final_dice", ["both_dice"])
-    assert (table["seeds"] == 1).all() and table["low"].isna().all()
-    apart = scores[scores["run"].isin(["final_dice_0", "both_general_union_1"])]
-    assert exhibits.compare_variants(apart, "final_dice", ["both_general_union"]).empty
-
-
 def test_dsc_by_diameter_stands_beside_td_and_bd(found):
     table = exhibits.scores_by_diameter(found, list(FACTORS)).set_index(["variant", "diameter_mm"])
     assert table.loc[("both_dice", "2-4"), "td_mean"] == 70  # of the runs' own table
@@ -113,39 +87,9 @@ def test_parts_of_a_mask_are_all_of_it():
     assert {name: int(mask.sum()) for name, mask in parts.items()} == {
         **{"detected": 54, "missed": 18, "rim": 1, "leaked": 2}
     }
-    counts = exhibits.counts_of({"ours": parts}, "case_1")
-    assert counts.to_dict("records") == [
-        {"variant": "ours", "case": "case_1", "detected": 54, "missed": 18, "rim": 1, "leaked": 2}
-    ]
-
-
-def test_exact09_case_by_case(found):
-    table = exhibits.exact09_cases(found, "final_dice")
-    assert table[["seed", "case"]].to_numpy().tolist() == [[0, "test_a"], [1, "test_a"], [0, "test_b"], [1, "test_b"]]
-    assert table["exact09_tree_length_detected"].between(1, 99).all()
-    assert (table["exact09_leakage_count"] == 0).all()
-    latex = exhibits.exact09_latex(table)
-    assert latex.count("test\\_a") == 1 and "Std. dev." in latex
-
-
-def test_probes_of_the_runs_that_have_them(found):
-    assert exhibits.class_ratios(found, ["final_dice"]).empty
-    rows = pd.DataFrame({"epoch": [1], "step": [0], "layer": ["ec1"], "layer_ratio": [2.0], "ratio": [3.0]})
-    home.write_csv(home.run_folder("made_up", "both_dice_1") / "probes.csv", rows)
-    (row,) = exhibits.class_ratios(found, list(FACTORS)).to_dict("records")
-    assert (row["variant"], row["seed"], row["layer_ratio"]) == ("both_dice", 1, 2.0)
 
 
 def test_a_case_without_its_own_tree_is_parsed(found):
     case = exhibits.read_test_case(found.configs["both_dice_0"], "test_a")
     assert not case.synthetic and len(case.branches.table) >= 3
     assert isinstance(case.ct, Volume) and case.ct.same_grid(case.label)
-
-
-def test_tubes_are_eroded_one_layer_after_the_other():
-    profiles, eroded = exhibits.tube_tables(ratio=2.0, layers=6, shown=(1, 6), radii=(1, 3))
-    assert set(profiles["layers"]) == {1, 6} and len(profiles) == 2 * 21
-    axis = profiles[profiles["position"] == 0].set_index("layers")["value"]
-    assert axis[1] == pytest.approx(2, abs=0.05) and axis[6] < axis[1]
-    table = eroded.pivot(index="layers", columns="radius", values="eroded")
-    assert table.shape == (6, 2) and (table[1] >= table[3]).all() and table[1].iloc[-1] == 1

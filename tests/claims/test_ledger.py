@@ -119,10 +119,10 @@ def test_an_unknown_study(home, name):
 @pytest.mark.parametrize(
     ("claims", "fault"),
     [
-        ([GIVEN | {"statment": "x"}], "claims.yaml, a_claim: no parameter 'statment' (valid: id, statement,"),
+        ([GIVEN | {"statment": "x"}], "claims.yaml, a_claim: no parameter 'statment'; did you mean statement?"),
         (
             [GIVEN | {"measures": [EFFECT | {"metrc": "td"}]}],
-            "a_claim, measure 1: no parameter 'metrc' (valid: expect,",
+            "a_claim, measure 1: no parameter 'metrc'; did you mean metric?",
         ),
         (
             [GIVEN | {"measures": [{"kind": "guess"}]}],
@@ -132,7 +132,7 @@ def test_an_unknown_study(home, name):
         ([GIVEN | {"source": "a friend"}], "source = 'a friend'"),
         ([GIVEN | {"measures": []}], "give measures, or needs"),
         ([GIVEN, GIVEN], "claims that come twice: a_claim"),
-        ([{"statement": "x"}], "claims.yaml, claim 1: id ="),
+        ([{"statement": "x"}], "claims.yaml, claim 1: id is missing"),
     ],
 )
 def test_faults_of_the_file_are_one_line(home, claims, fault):

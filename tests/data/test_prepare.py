@@ -15,7 +15,7 @@ from airwaylib.images.lungs import lung_box, lung_mask
 from airwaylib.images.volume import Volume, write_volume
 from airwaylib.trees.axes import tubes
 from airwaylib.trees.skeleton import thin
-from airwaystudy.data import prepare
+from airwaystudy.data import datasets
 from airwaystudy.data.cases import folder_case
 from airwaystudy.data.datasets import prepare_phantoms
 from airwaystudy.data.prepare import (
@@ -380,7 +380,7 @@ def test_phantoms_are_made_where_they_are_missing(raw, tmp_path, monkeypatch):
         made.append((seed, size, folder))
         return raw / "mini_0000"
 
-    monkeypatch.setattr(prepare, "ensure_phantom", ensure)
+    monkeypatch.setattr(datasets, "ensure_phantom", ensure)
     prepare_phantoms(tmp_path, ["mini_0000", "patient_7", "mini", "mini_x", "LIDC-IDRI-0002"])
     assert made == [(0, "mini", tmp_path / "raw")]
     assert [path.name for path in (tmp_path / "prepared").iterdir()] == ["mini_0000.zarr"]

@@ -64,7 +64,8 @@ def one_line(path, reason, function=read_volume, **arguments):
 
 
 def test_import_is_light():
-    program = "import sys, airwaylib.volume; print(sorted({'SimpleITK', 'torch', 'scipy', 'monai'} & set(sys.modules)))"
+    heavy = "{'SimpleITK', 'torch', 'scipy', 'monai'}"
+    program = f"import sys, airwaylib.images.volume; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[]\n"
 
 
@@ -248,7 +249,7 @@ FULL_DISK = """
     from pathlib import Path
     import numpy as np
     from airwaylib.errors import InputError
-    from airwaylib.volume import Volume, write_volume
+    from airwaylib.images.volume import Volume, write_volume
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit then fails as on a full disk
     folder, shape = Path(sys.argv[1]), eval(sys.argv[2])

@@ -63,14 +63,33 @@ def test_cases_of_a_data_set_are_those_of_its_table(tmp_path):
         ({"cross": ["a"]}, "cross"),
         ({"figures": {"ours": "b"}}, "figures: 'b' is no variant"),
         ({"figures": {"curves": ["a", "c"]}}, "figures: 'c' is no variant"),
-        ({"figures": {"study": "a"}}, "figures: no setting 'study'; there are baseline"),
+        ({"figures": {"study": "a"}}, r"figures: no setting 'study' \(valid: baseline"),
         ({"figures": {"compared": []}}, "figures: compared"),
         ({"cross": [{"b": {"loss": "dice", "seed": 1}}]}, "b: seed is set by the study"),
         ({"seeds": []}, "seeds"),
         ({"phantoms": {"train": "one", "test": "8"}}, "'one' is no range of seeds"),
         ({"phantoms": {"train": "3-1", "test": "8"}}, "'3-1' is no range of seeds"),
         ({"phantoms": {"train": "0-8", "test": "8"}}, "cases named twice"),
-        ({"variantes": {}}, "no parameter 'variantes'"),
+        ({"variantes": {}}, r"no parameter 'variantes'; did you mean variants\?"),
+        ({"phantoms": {"train": "0-1", "tset": "8"}}, r"no parameter 'phantoms.tset'; did you mean test\?"),
+        ({"phantoms": {"train": "0-1", "test": 8}}, "phantoms.test = 8: .*write 8-8$"),
+        ({"phantoms": {"train": [2, 4, 3], "test": "8"}}, "phantoms.train = .*write 2-4$"),
+        ({"phantoms": {"train": 0.5, "test": "8"}}, "phantoms.train = 0.5: .*; write train: 0-6$"),
+        ({"phantoms": "0-6"}, "phantoms = '0-6': .*; write phantoms: {size: mini, train: 0-6, test: 8-11}$"),
+        ({"seeds": 3}, r"seeds = 3: .*; write seeds: \[0, 1, 2\]$"),
+        ({"seeds": "0-2"}, r"seeds = '0-2': .*; write seeds: \[0, 1, 2\]$"),
+        ({"seeds": ["a"]}, r"seeds.0 = 'a': .*; write seeds: \[0, 1, 2\]$"),
+        ({"settings": ["epochs"]}, "settings = .*; write settings: {epochs: 5}$"),
+        ({"settings": None}, "settings = None: .*; write settings: {epochs: 5}$"),
+        ({"variants": ["dice"]}, "variants = .*; write variants: {both_dice: {loss: dice}}$"),
+        ({"variants": {"a": None}}, "variants.a = None: .*; write variants: {both_dice: {loss: dice}}$"),
+        ({"cross": {"a": {}}}, r"cross = .*; write cross: \[{both: {supervision: both}"),
+        ({"gpus": "one"}, "gpus = 'one': .*; write gpus: 1$"),
+        ({"threads": 1.5}, "threads = 1.5: .*; write threads: 1$"),
+        ({"data": 3}, "data = 3: .*; write data: data/phantoms$"),
+        ({"study": None}, "study = None: .*; write study: quick$"),
+        ({"gradients": "dice"}, r"gradients = 'dice': .*; write gradients: {losses: \[dice\]}$"),
+        ({"figures": "dice"}, "figures = 'dice': .*; write figures: {baseline: both_dice}$"),
     ],
 )
 def test_a_faulty_preset_is_one_line(change, message):
@@ -167,4 +186,11 @@ def test_unknown_preset_and_unreadable_file(tmp_path):
     (tmp_path / "bad.yaml").write_text("quick: {seeds: [0]}")
     with pytest.raises(InputError, match=r"bad\.yaml, quick: .*variants"):
         read_preset("quick", tmp_path / "bad.yaml")
+    (tmp_path / "bad.yaml").write_text("quick: 3\npaper: {settings: [a]}")
+    with pytest.raises(
+        InputError, match=r"^bad\.yaml, quick: 3 is no preset: write its settings, one 'key: value' a line"
+    ):
+        read_preset("quick", tmp_path / "bad.yaml")
+    with pytest.raises(InputError, match=r"^bad\.yaml, paper: .*settings = \['a'\]"):
+        planned_variants("paper", tmp_path / "bad.yaml")
     assert list(yaml.safe_load((home.HOME / "study.yaml").read_text())) == ["quick", "ablations", "paper", "cross"]

@@ -42,7 +42,7 @@ def home(tmp_path):
 
 def start(home, *arguments):
     environment = os.environ | {"AIRWAYLIB_HOME": str(home)}
-    command = [sys.executable, "-m", "airwaylib", "reproduce", "tiny", "--cores", "2", *arguments]
+    command = [sys.executable, "-m", "airwaystudy", "reproduce", "tiny", "--cores", "2", *arguments]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, env=environment, start_new_session=True, **streams)
 

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from airwaylib.errors import InputError
 from airwaystudy import home
-from airwaystudy.training.config import TrainConfig
+from airwaystudy.training.config import TrainConfig, with_cases
 
 
 def config(**changes):
@@ -43,24 +43,36 @@ def listed(folder, **splits):
     return str(folder)
 
 
+def cases(**settings):
+    """The three lists of cases of a run that starts with these settings."""
+    found = TrainConfig(**with_cases(settings))
+    return found.train_cases, found.validation_cases, found.test_cases
+
+
 def test_cases_not_given_are_those_of_the_table(tmp_path):
     data = listed(tmp_path, train=["a", "1"], validation=["c"], test=["d"])
-    found = TrainConfig(data=data)
-    assert (found.train_cases, found.validation_cases, found.test_cases) == (["a", "1"], ["c"], ["d"])
-    chosen = TrainConfig(data=data, test_cases=["a"])
-    assert (chosen.train_cases, chosen.validation_cases, chosen.test_cases) == (["1"], ["c"], ["a"])
-    given = TrainConfig(data=data, train_cases=["x"])  # the table is not looked at
-    assert (given.train_cases, given.validation_cases, given.test_cases) == (["x"], [], [])
-    assert TrainConfig(data=str(tmp_path / "elsewhere")).train_cases == ["mini_0000"]
+    assert cases(data=data) == (["a", "1"], ["c"], ["d"])
+    assert cases(data=data, train_cases=None, test_cases=["a"]) == (["1"], ["c"], ["a"])
+    assert cases(data=data, train_cases=["x"], test_cases=None) == (["x"], [], [])  # the table is not looked at
+    assert cases(data=str(tmp_path / "elsewhere")) == (["mini_0000"], [], [])
+
+
+def test_settings_alone_read_no_table(tmp_path):
+    assert TrainConfig(data=listed(tmp_path, train=["a"])).train_cases == ["mini_0000"]
+
+
+def test_a_table_may_give_the_validation_cases_that_patience_needs(tmp_path):
+    settings = with_cases({"data": listed(tmp_path, train=["a"], validation=["c"]), "patience": 3})
+    assert TrainConfig(**settings).patience == 3
 
 
 def test_a_table_that_does_not_serve_is_refused(tmp_path):
-    with pytest.raises(ValidationError, match="has no case to train on; give train_cases, or prepare it with --split"):
-        TrainConfig(data=listed(tmp_path, test=["a"]))
+    with pytest.raises(InputError, match="has no case to train on; give train_cases, or prepare it with --split"):
+        cases(data=listed(tmp_path, test=["a"]))
     with pytest.raises(ValidationError, match="test_cases"):
-        TrainConfig(data=listed(tmp_path, train=["a"]), test_cases=5)
-    with pytest.raises(ValidationError, match="unknown split"):
-        TrainConfig(data=listed(tmp_path, training=["a"]))
+        cases(data=listed(tmp_path, train=["a"]), test_cases=5)
+    with pytest.raises(InputError, match="unknown split"):
+        cases(data=listed(tmp_path, training=["a"]))
 
 
 def test_defaults_are_the_papers_recipe():
