@@ -1,5 +1,5 @@
 # The study as a DAG, for `airwaylib reproduce PRESET`: phantoms and their training stores -> one papermill run of 02_train a
-# variant and seed -> the toy (00), gradients (01), results and claims (03), exhibits (04) -> report. Whatever stands is not made
+# variant and seed -> the toy (00), gradients (01), results and claims (03), exhibits (04), explorer (05) -> report. Whatever stands is not made
 # again, and a run that was cut off is resumed.
 #
 # Two targets, one after the other: `runs`, of which some may fail, and `report`, made of those that are done.
@@ -52,6 +52,8 @@ rule report:
         f"{RESULTS}/tables/tube_erosion.csv",
         f"{RESULTS}/tables/claims.csv",
         f"{RESULTS}/figures/tree.html",
+        [f"{RESULTS}/gradient_explorer.html"] if GRADIENTS else [],
+        notebook="notebooks/report.ipynb",
     output:
         f"{RESULTS}/report.html",
     shell:
@@ -107,6 +109,18 @@ rule gradients:
     threads: workflow.cores
     shell:
         executed("01_gradient_erosion")
+
+
+rule explorer:
+    input:
+        rules.gradients.output,
+        notebook="notebooks/05_explore_gradients.ipynb",
+    output:
+        f"{RESULTS}/gradient_explorer.html",
+    params:
+        yaml=json.dumps({"study": PRESET.study}),
+    shell:
+        executed("05_explore_gradients")
 
 
 rule idea:

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import socket
+import re
 import subprocess
 import sys
 import time
@@ -44,6 +45,7 @@ if str(HOME) not in sys.path:
     sys.path.append(str(HOME))  # a run's loss may be a module of the project's root, `loss: module:function`
 
 IN_CHECKOUT = (HOME / "study.yaml").is_file()
+CPU_FILE = Path("/proc/cpuinfo")
 VERSIONS_OF = ("torch", "numpy", "scipy", "monai", "lightning-fabric", "zarr")
 
 
@@ -149,7 +151,7 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
 
 
 def provenance(parameters: BaseModel, **more: Any) -> dict[str, Any]:
-    """Where a result comes from: commit, dirty flag, parameters, versions, machine, and `more`."""
+    """Record where a result comes from: commit, dirty flag, parameters, versions, machine, and `more`."""
     return {
         "commit": git("rev-parse", "HEAD"),
         "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
@@ -157,8 +159,24 @@ def provenance(parameters: BaseModel, **more: Any) -> dict[str, Any]:
         "python": sys.version.split()[0],
         "versions": {name: version(name) for name in VERSIONS_OF},
         "platform": platform.platform(),
+        "cpu": cpu(),
         **more,
     }
+
+
+def cpu() -> dict[str, Any]:
+    """Name the processor, the instruction set that torch uses on it, and torch's threads: results depend on all three.
+
+    Keys `name` (empty if unknown), `instructions` (such as "AVX2") and `threads`.
+    """
+    import torch  # here, since most of what imports this module must start quickly
+
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", CPU_FILE.read_text(), re.MULTILINE)
+    except OSError:  # Linux alone has the file
+        found = None
+    name = found[1] if found else platform.processor()
+    return {"name": name, "instructions": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
 
 
 def git(*arguments: str) -> str | None:

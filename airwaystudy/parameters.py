@@ -112,7 +112,12 @@ class ExploreParameters(BaseModel, extra="forbid"):
     study: str = Field("quick", description="results are read from and written to results/<study>/")
     axis: int = Field(1, ge=0, le=2, description="of the still's slice: 0 axial, 1 coronal, 2 sagittal")
     layers: int = Field(5, ge=1, description="layers in the still, evenly spread from the last to the first")
-    page_mb: float = Field(15, gt=0, description="the page is smaller than so many MB: what does not fit stays out")
+
+
+class ReportParameters(BaseModel, extra="forbid"):
+    """Parameters of report.ipynb."""
+
+    study: str = Field("quick", description="results are read from and written to results/<study>/")
 
 
 def notebook_parameters(

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, model_validator
@@ -222,7 +223,7 @@ def checkout(tmp_path, monkeypatch):
 def test_provenance_tells_where_a_result_comes_from(checkout):
     (checkout / "untracked").write_text("results")
     record = home.provenance(Tube(radius=2.0), seed=3, device="cpu")
-    assert set(record) == {"commit", "dirty", "parameters", "python", "versions", "platform", "seed", "device"}
+    assert set(record) == {"commit", "dirty", "parameters", "python", "versions", "platform", "cpu", "seed", "device"}
     assert len(record["commit"]) == 40 and int(record["commit"], 16) >= 0
     assert record["dirty"] is False
     assert record["parameters"] == {
@@ -237,6 +238,19 @@ def test_provenance_tells_where_a_result_comes_from(checkout):
     assert set(record["versions"]) == {"torch", "numpy", "scipy", "monai", "lightning-fabric", "zarr"}
     assert (record["seed"], record["device"]) == (3, "cpu")
     assert json.loads(json.dumps(record)) == record
+
+
+def test_cpu_is_named_with_its_instructions_and_threads(tmp_path, monkeypatch):
+    described = tmp_path / "cpuinfo"
+    described.write_text("processor\t: 0\nmodel name\t: A Fast One @ 2 GHz\nflags\t\t: fma\n")
+    monkeypatch.setattr(home, "CPU_FILE", described)
+    found = home.cpu()
+    assert found["name"] == "A Fast One @ 2 GHz"
+    assert (
+        found["instructions"] == torch.backends.cpu.get_cpu_capability() and found["threads"] == torch.get_num_threads()
+    )
+    monkeypatch.setattr(home, "CPU_FILE", tmp_path / "none")
+    assert isinstance(home.cpu()["name"], str)
 
 
 def test_a_changed_file_makes_it_dirty(checkout):

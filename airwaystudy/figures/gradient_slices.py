@@ -1,4 +1,4 @@
-"""What both gradient explorers, the notebook's and the page's, show of shares: slices, outlines, rows, curves."""
+"""Slice the shares of gradient maps, and draw them layer by layer."""
 
 import math
 from collections.abc import Sequence
@@ -8,12 +8,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from airwaylib.images.volume import HU_WINDOW
 from airwaystudy.analysis.gradient_maps import GradientMaps
 from airwaystudy.figures.style import GREY, ORANGE
 from airwaystudy.phantoms.names import is_synthetic
 
-AXES = ("axial", "coronal", "sagittal")  # a slice's name, in the order of the axes (D, H, W) it is perpendicular to
 NO_SHARE = "#9E9E9E"  # grey, far from the white of a share of 1/2
 SHARE_COLOURS = plt.get_cmap("RdBu_r").with_extremes(bad=NO_SHARE)
 
@@ -38,12 +36,6 @@ def one_seed(all_maps: Sequence[GradientMaps]) -> list[GradientMaps]:
     for maps in all_maps:
         first.setdefault((maps.case, maps.loss, maps.supervision), maps)
     return list(first.values())
-
-
-def to_hu(image: np.ndarray) -> np.ndarray:
-    """HU, int16, of grey values 0..255; both ends of the window also stand for all that lies beyond them."""
-    low, high = HU_WINDOW
-    return np.rint(low + image * ((high - low) / 255)).astype(np.int16)
 
 
 def stride(cells: int, voxels: int) -> int:
@@ -87,13 +79,6 @@ def best_slice(label: np.ndarray, axis: int) -> int:
     return int(counts.argmax()) if counts.any() else len(counts) // 2
 
 
-def best_pixel(label: np.ndarray) -> tuple[int, int]:
-    """Row and column of the pixel whose row and column hold most of a slice's label (H, W); else the middle's."""
-    if not label.any():
-        return label.shape[0] // 2, label.shape[1] // 2
-    return int(label.sum(1).argmax()), int(label.sum(0).argmax())
-
-
 def outline(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Edges around a mask (H, W), exactly along its pixels: x and y of each edge's two ends and a nan, float32."""
     padded = np.pad(mask, 1)
@@ -103,17 +88,6 @@ def outline(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     starts = np.concatenate([columns, x]) - 0.5, np.concatenate([rows, y]) - 0.5
     ends = np.concatenate([columns + 1, x]) - 0.5, np.concatenate([rows, y + 1]) - 0.5
     return tuple(np.stack([a, b, gap], 1).ravel().astype(np.float32) for a, b in zip(starts, ends, strict=True))
-
-
-def owners(label: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Owner of each airway voxel's gradient, uint8: 0 none, 1 background (eroded), 2 airway; 3 off the airway."""
-    owner = np.where(np.isnan(share), 0, np.where(share < 0.5, 1, 2))
-    return np.where(label, owner, 3).astype(np.uint8)
-
-
-def share_colours(share: np.ndarray) -> np.ndarray:
-    """Colours (H, W, 3), uint8, of shares: RdBu_r around 1/2, grey where there is none."""
-    return SHARE_COLOURS(np.ma.masked_invalid(share), bytes=True)[..., :3]
 
 
 def curve(maps: GradientMaps, epoch: int, measure: str = "erosion") -> pd.Series:
@@ -129,9 +103,10 @@ def a_few(names: Sequence, count: int) -> list:
 
 
 def plot_descent(all_maps: Sequence[GradientMaps], axis: int = 1, count: int = 5) -> Figure:
-    """A still of the explorer: a row a run, its last epoch; CT, then shares from the last layer down to the first.
+    """Draw a row for each run, its last epoch: CT, then shares from the last layer down to the first.
 
-    axis: of the slice, see `AXES`; the slice is the one with most airway. count: layers shown, evenly spread.
+    axis: that the slice cuts, of (D, H, W): 0 axial, 1 coronal, 2 sagittal; the slice is the one with most airway.
+    count: layers shown, evenly spread.
     """
     shown = [a_few(maps.layers, count)[::-1] for maps in all_maps]
     columns = 1 + max(map(len, shown))

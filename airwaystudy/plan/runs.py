@@ -46,9 +46,9 @@ class StudyRuns:
 
 
 def known_studies() -> list[str]:
-    """List the studies that have runs or gradient maps: folders of results/, by name."""
-    folders = (home.HOME / "results").glob("[!.]*")
-    return sorted(folder.name for folder in folders if (folder / "runs").is_dir() or (folder / "gradients").is_dir())
+    """List the studies that have runs, gradient maps or tables: folders of results/, by name."""
+    folders, parts = (home.HOME / "results").glob("[!.]*"), ("runs", "gradients", "tables")
+    return sorted(folder.name for folder in folders if any((folder / part).is_dir() for part in parts))
 
 
 def require_study(name: str) -> None:

@@ -1,132 +1,114 @@
-"""The gradient explorer as one HTML file: plotly.js and the data are in it, so that it needs no kernel and no network.
+"""Write the gradient explorer: one HTML page, shown in Jupyter and sent to others.
 
-The data are bytes, compressed by gzip and written as base64; the page's script unpacks them when they are asked for. If
-all runs, epochs and voxels would make the page larger than 15 MB, some stay out, and the page says which.
+plotly.js and the data are in the page, so it needs no kernel and no network. The data are bytes, compressed by gzip and
+written as base64; the page's script unpacks them on demand. One seed of each loss and supervision is in it, with its
+first and last epoch; the curves and the answers to the questions are those of all runs.
 """
 
 import base64
 import gzip
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from plotly.colors import diverging
 from plotly.offline import get_plotlyjs
-from scipy import ndimage
 
 from airwaylib.errors import InputError
 from airwaylib.files import atomic_path
 from airwaylib.images.volume import HU_WINDOW
 from airwaystudy.analysis.gradient_maps import GradientMaps
 from airwaystudy.figures import gradient_slices as views
-from airwaystudy.figures.style import BLUE, GREY, ORANGE, VERMILION
-from airwaystudy.phantoms import names as phantoms_names
+from airwaystudy.figures.style import BLUE, GREY, ORANGE, VERMILION, plain
+from airwaystudy.phantoms.names import is_synthetic
 
-MOST_BYTES = 15_000_000
-STEPS = 63  # of a share on the page, 64 stands for none: finer steps are not seen in colours, and compress badly
-FEW = 3  # epochs that are kept before voxels are cut
-SIDES = (96, 80, 64, 56, 48, 40, 32)  # voxels a side that the crop is cut to, if it must be
-ALIGNED = 8  # a box starts at a multiple of it, or of the coarsest layer's stride: its cells are then the crop's
-Box = tuple[slice, slice, slice]
+STEPS = 63  # of a share on the page; 64 means no gradient. Finer steps are invisible as colours and compress badly.
+FINE = 2  # voxels to a layer's cell, at most, where the page opens: in coarser layers small airways are blocks
+FIRST_LAYERS = 3  # of the encoder: the shallow layers that the question about supervision compares
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What goes into a page: numbers of runs, at most so many epochs of each, a cube of at most `side` voxels."""
-
-    runs: tuple[int, ...]
-    epochs: int
-    side: int
-
-    def epochs_of(self, maps: GradientMaps) -> list[int]:
-        """The epochs of a run that are kept: the first and the last among them, or the last one alone."""
-        return views.a_few(maps.epochs, self.epochs) if self.epochs > 1 else maps.epochs[-1:]
-
-
-def write_page(maps: Sequence[GradientMaps], path: str | Path, most_bytes: int = MOST_BYTES) -> list[str]:
-    """Write the explorer of these runs to `path`, one HTML file smaller than `most_bytes`; whole or not at all.
-
-    Returns
-    -------
-    list of str
-        What had to stay out, in words; empty if nothing had to.
+def write_explorer(maps: Sequence[GradientMaps], path: str | Path) -> Path:
+    """Write the explorer of these runs to `path`, whole or not at all; returns the path.
 
     Raises
     ------
     InputError
-        No maps, or nothing fits into `most_bytes`.
+        No maps.
     """
     if not maps:
         raise InputError(f"{path}: no gradient maps to show; give those of one run at least")
-    packer = Packer(maps)
-    for plan in dict.fromkeys(plans(maps)):  # some may be the same
-        text = packer.page(plan, most_bytes)
-        if text is not None:
-            with atomic_path(path) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-            return left_out(maps, plan)
-    raise InputError(f"{path}: nothing fits into {most_bytes} bytes; plotly.js alone takes 5 million")
-
-
-# ------------------------------------------------------------------------------------------------- what goes into it
-
-
-def plans(maps: Sequence[GradientMaps]) -> Iterator[Plan]:
-    """Plans from all there is to one run's last epoch in the smallest box.
-
-    Seeds but the first go first, then epochs down to `FEW`, then voxels, then epochs, then runs.
-    """
+    volumes: dict[str, str] = {}  # element's name by content: runs on the same crop share image and label
     kept = {id(one) for one in views.one_seed(maps)}
-    one_seed = tuple(number for number, one in enumerate(maps) if id(one) in kept)
-    epochs = max(len(one.epochs) for one in maps)
-    whole = max(max(one.label.shape) for one in maps)
-    yield Plan(tuple(range(len(maps))), epochs, whole)
-    for side in (whole, *(side for side in SIDES if side < whole)):
-        yield Plan(one_seed, epochs, side)
-        yield Plan(one_seed, min(epochs, FEW), side)
-    smallest = min(whole, SIDES[-1])
-    for count in (2, 1):
-        yield Plan(one_seed, min(epochs, count), smallest)
-    for count in range(len(one_seed) - 1, 0, -1):
-        yield Plan(one_seed[:count], 1, smallest)
-
-
-def left_out(maps: Sequence[GradientMaps], plan: Plan) -> list[str]:
-    """In words, what of the maps a plan leaves out."""
-    notes = []
+    shown = [(number, one) for number, one in enumerate(maps) if id(one) in kept]
     labels = views.run_labels(maps)
-    if missing := [label for number, label in enumerate(labels) if number not in plan.runs]:
-        notes.append(f"{len(missing)} of {len(maps)} runs are left out ({'; '.join(missing)})")
-    kept = [maps[number] for number in plan.runs]
-    if any(len(plan.epochs_of(one)) < len(one.epochs) for one in kept):
-        notes.append(f"at most {plan.epochs} of the epochs looked at are kept")
-    if any(max(one.label.shape) > plan.side for one in kept):
-        notes.append(f"the crop is cut to {plan.side} voxels a side around its airway's centre")
-    return notes
+    about = {
+        "runs": [describe_run(one, number, volumes) for number, one in shown],
+        "measures": [
+            {"label": label, "layers": one.layers, **curves(one)} for label, one in zip(labels, maps, strict=True)
+        ],
+        "opening": dict(zip(("run", "layer"), opening([one for _, one in shown]), strict=True)),
+        "colours": {"blue": BLUE, "orange": ORANGE, "vermilion": VERMILION, "grey": GREY, "none": views.NO_SHARE},
+        "scale": diverging.RdBu_r,
+        "steps": STEPS,
+        "hu": HU_WINDOW,
+    }
+    questions = (
+        f"<li><p><b>{title}.</b> {escape(ask)}</p><p>{escape(answer)}</p></li>" for title, ask, answer in ask_all(maps)
+    )
+    parts = {
+        "PLOTLY": get_plotlyjs(),
+        "DATA": escape(describe_data(maps)),
+        "QUESTIONS": "\n".join(questions),
+        "ABOUT": script_json(about),
+        "VOLUMES": "\n".join(
+            f'<script type="text/plain" id="{name}">{data}</script>' for data, name in volumes.items()
+        ),
+    }
+    text = files("airwaystudy.report").joinpath("gradient_explorer.html.in").read_text(encoding="utf-8")
+    for key, part in parts.items():
+        text = text.replace(f"@@{key}@@", part)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Path(path)
 
 
-def central_box(label: np.ndarray, side: int, coarsest: int) -> Box:
-    """A cube of at most `side` voxels about the centre of the airway, inside the crop, that cuts no layer's cell."""
-    step = max(ALIGNED, coarsest)
-    centre = ndimage.center_of_mass(label) if label.any() else np.array(label.shape) / 2
-    slices = []
-    for size, middle in zip(label.shape, centre, strict=True):
-        last = -(-max(size - side, 0) // step) * step  # the box that ends with the crop may be shorter
-        start = int(np.clip(round((middle - side / 2) / step) * step, 0, last))
-        slices.append(slice(start, min(start + side, size)))
-    return tuple(slices)
+def opening(shown: Sequence[GradientMaps]) -> tuple[int, int]:
+    """Run and layer, by number, that the page opens on: the baseline (Dice, last block) where most of it is eroded."""
+    run = min(range(len(shown)), key=lambda n: (shown[n].supervision != "final", shown[n].loss != "dice", n))
+    one = shown[run]
+    eroded = views.curve(one, one.epochs[-1]).fillna(-1).to_numpy()
+    fine = [max(strides) <= FINE for strides in layer_strides(one).values()]
+    return run, int(np.argmax(np.where(fine, eroded, -2)))
 
 
 # ------------------------------------------------------------------------------------------------------------ packing
 
 
+def describe_run(one: GradientMaps, number: int, volumes: dict[str, str]) -> dict[str, Any]:
+    """A run as the page's script needs it; its compressed volumes are added to `volumes`.
+
+    number: of the run among all measures.
+    """
+    epochs = list(dict.fromkeys([one.epochs[0], one.epochs[-1]]))
+    layers = [
+        {"name": layer, "stride": strides, "shape": one.share(epochs[0], layer).shape}
+        for layer, strides in layer_strides(one).items()
+    ]
+    contents = {"image": one.image.astype(np.uint8).tobytes(), "label": one.label.astype(np.uint8).tobytes()}
+    for epoch in epochs:  # the layers one after the other
+        contents[str(epoch)] = b"".join(stored_share(one.share(epoch, layer)).tobytes() for layer in one.layers)
+    names = {name: volumes.setdefault(squeeze(data), f"volume{len(volumes)}") for name, data in contents.items()}
+    about = {"number": number, "case": one.case, "spacing": one.spacing, "shape": one.label.shape}
+    return about | {"epochs": epochs, "layers": layers, "volumes": names}
+
+
 def squeeze(data: bytes) -> str:
-    """Bytes by gzip, as base64; the same bytes give the same text."""
+    """Compress bytes by gzip and write them as base64; the same bytes give the same text."""
     return base64.b64encode(gzip.compress(data, 6, mtime=0)).decode()
 
 
@@ -136,85 +118,8 @@ def stored_share(share: np.ndarray) -> np.ndarray:
 
 
 def script_json(value: Any) -> str:
-    """JSON that can stand in a script element: nothing in it closes the element; nan as null."""
+    """JSON for a script element: nothing in it closes the element."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-
-
-class Packer:
-    """Packs runs into pages, each volume once, however many plans are tried."""
-
-    def __init__(self, maps: Sequence[GradientMaps]):
-        self.maps, self.done = maps, {}
-        self.strides = [layer_strides(one) for one in maps]
-        template = files("airwaystudy.report").joinpath("gradient_explorer.html.in").read_text(encoding="utf-8")
-        self.template = template.replace("@@PLOTLY@@", get_plotlyjs()).replace("@@DATA@@", escape(describe(maps)))
-
-    def page(self, plan: Plan, most_bytes: int) -> str | None:
-        """The page, or None if it would not be smaller than `most_bytes`."""
-        room = most_bytes - len(self.template.encode())
-        names: dict[str, str] = {}  # of volumes by their content: runs on the same crop share image and label
-        runs = []
-        for number in plan.runs:
-            coarsest = max(max(steps) for steps in self.strides[number].values())
-            box = central_box(self.maps[number].label, plan.side, coarsest)
-            volumes = {
-                name: names.setdefault(data, f"volume{len(names)}") for name, data in self.volumes(number, plan, box)
-            }
-            if sum(map(len, names)) > room:
-                return None
-            runs.append(self.about(number, box) | {"epochs": plan.epochs_of(self.maps[number]), "volumes": volumes})
-        elements = [f'<script type="text/plain" id="{name}">{data}</script>' for data, name in names.items()]
-        about = script_json(self.shared() | {"runs": runs, "notes": left_out(self.maps, plan)})
-        text = self.template.replace("@@ABOUT@@", about).replace("@@VOLUMES@@", "\n".join(elements))
-        return text if len(text.encode()) < most_bytes else None
-
-    def volumes(self, number: int, plan: Plan, box: Box) -> Iterator[tuple[str, str]]:
-        """Name and compressed content of a run's volumes: image, label, and the shares of each epoch, by its number."""
-        for name in ("image", "label", *map(str, plan.epochs_of(self.maps[number]))):
-            key = (number, name, *(side for one in box for side in (one.start, one.stop)))
-            if key not in self.done:
-                self.done[key] = squeeze(self.content(number, name, box))
-            yield name, self.done[key]
-
-    def content(self, number: int, name: str, box: Box) -> bytes:
-        """Bytes of a volume within the box; those of an epoch are its layers' one after the other."""
-        one = self.maps[number]
-        if name in ("image", "label"):
-            return getattr(one, name)[box].astype(np.uint8).tobytes()
-        shares = (one.share(int(name), layer)[cells] for layer, cells in self.cells(number, box).items())
-        return b"".join(stored_share(share).tobytes() for share in shares)
-
-    def cells(self, number: int, box: Box) -> dict[str, Box]:
-        """The box in each layer's cells."""
-        return {
-            layer: tuple(slice(side.start // n, -(-side.stop // n)) for side, n in zip(box, steps, strict=True))
-            for layer, steps in self.strides[number].items()
-        }
-
-    def about(self, number: int, box: Box) -> dict[str, Any]:
-        """What the page's script must know of a run, but for its volumes."""
-        one = self.maps[number]
-        layers = [
-            {"name": layer, "stride": self.strides[number][layer], "shape": [c.stop - c.start for c in cells]}
-            for layer, cells in self.cells(number, box).items()
-        ]
-        start, shape = [side.start for side in box], [side.stop - side.start for side in box]
-        return {"number": number, "case": one.case, "spacing": one.spacing, "start": start, "shape": shape} | {
-            "layers": layers
-        }
-
-    def shared(self) -> dict[str, Any]:
-        """What the page's script must know besides: measures of all runs, also of those without volumes; colours."""
-        measures = [
-            {
-                "label": label,
-                "layers": one.layers,
-                **{name: curves(one, name) for name in ("erosion", "dilation", "ratio")},
-            }
-            for label, one in zip(views.run_labels(self.maps), self.maps, strict=True)
-        ]
-        colours = {"blue": BLUE, "orange": ORANGE, "vermilion": VERMILION, "grey": GREY, "none": views.NO_SHARE}
-        return {"measures": measures, "colours": colours, "scale": diverging.RdBu_r, "steps": STEPS, "hu": HU_WINDOW}
 
 
 def layer_strides(maps: GradientMaps) -> dict[str, tuple[int, ...]]:
@@ -226,20 +131,114 @@ def layer_strides(maps: GradientMaps) -> dict[str, tuple[int, ...]]:
     }
 
 
-def curves(maps: GradientMaps, measure: str) -> dict[int, list[float | None]]:
-    """A measure by epoch, of all layers in forward order; None where it is not known."""
+def curves(maps: GradientMaps) -> dict[str, dict[int, list[float | None]]]:
+    """Erosion, dilation and ratio by epoch, of all layers in forward order; None where unknown."""
     return {
-        epoch: [round(value, 4) if np.isfinite(value) else None for value in views.curve(maps, epoch, measure)]
-        for epoch in maps.epochs
+        measure: {
+            epoch: [round(value, 4) if np.isfinite(value) else None for value in views.curve(maps, epoch, measure)]
+            for epoch in maps.epochs
+        }
+        for measure in ("erosion", "dilation", "ratio")
     }
 
 
-def describe(maps: Sequence[GradientMaps]) -> str:
-    """What the data are, for the caption: nobody should take a phantom for a patient."""
+def describe_data(maps: Sequence[GradientMaps]) -> str:
+    """State which cases are shown and which of them are synthetic: nobody should take a phantom for a patient."""
     cases = sorted({one.case for one in maps})
-    phantoms = [case for case in cases if phantoms_names.is_synthetic(case)]
+    phantoms = [case for case in cases if is_synthetic(case)]
     shown = f"Shown: a crop of {', '.join(cases)}."
     if not phantoms:
         return shown
     which = "CT and airways are" if phantoms == cases else f"{', '.join(phantoms)} are"
     return f"Synthetic data: {which} phantoms, not a patient's. {shown}"
+
+
+# ---------------------------------------------------------------------------------------------------------- questions
+
+
+def ask_all(maps: Sequence[GradientMaps]) -> list[tuple[str, str, str]]:
+    """Title, task and answer of each guiding question; the answers are computed from the measures of all runs."""
+    shown = views.one_seed(maps)
+    run, layer = opening(shown)
+    base = shown[run]
+    table = pd.concat(
+        one.measures.assign(loss=one.loss, supervision=one.supervision, seed=one.seed)
+        for one in maps
+        if one.case == base.case
+    )
+    last = table[table["epoch"] == base.epochs[-1]]
+    own = table[(table["loss"] == base.loss) & (table["supervision"] == base.supervision)]
+    task = (
+        f"Choose {views.run_label(base)}, the last epoch and the last layer. Click a small bronchus, then move the "
+        "layer slider to the left, one layer at a time. Where does its curve in the profile fall below ½?"
+    )
+    return [
+        ("Erosion", task, answer_erosion(base, own[own["epoch"] == base.epochs[-1]], base.layers[layer])),
+        (
+            "The loss",
+            "Change the run to another loss under the same supervision: slice, layer and profile stay. Which small "
+            "airways turn red? Does the background beside them turn red as well (dilation)?",
+            compare(
+                last[last["supervision"] == base.supervision], "loss", base.loss, ("erosion", "dilation"), "all layers"
+            ),
+        ),
+        (
+            "Supervision",
+            "Compare the supervisions at the first layers of the encoder. In which do they still see the airway?",
+            compare(
+                last[(last["loss"] == base.loss) & last["layer"].isin(base.layers[:FIRST_LAYERS])],
+                *("supervision", base.supervision, ("erosion",), f"layers {', '.join(base.layers[:FIRST_LAYERS])}"),
+            ),
+        ),
+        (
+            "Training",
+            "Move the epoch slider. How does the owner of the gradient change as the network learns?",
+            compare(own, "epoch", base.epochs[0], ("erosion", "dilation"), "all layers"),
+        ),
+    ]
+
+
+def answer_erosion(base: GradientMaps, rows: pd.DataFrame, here: str) -> str:
+    """Tell how much of the most eroded layer, the first layer and the one that the page opens on is eroded."""
+    means = rows.groupby("layer", sort=False)["erosion"].mean().reindex(base.layers)
+    if means.isna().all():
+        return "In these runs erosion was not measured."
+    worst = means.idxmax()
+    eroded = {layer: spread(rows[rows["layer"] == layer], "erosion") for layer in base.layers}
+    opened = "" if here == worst else f" At {here}, where this page opens, it owns {eroded[here]}."
+    return (
+        f"{plain(base.loss)}, {plain(base.supervision)}, epoch {base.epochs[-1]}, {seeds_in_words(rows)}: erosion is "
+        f"highest at {worst}, where the background owns the gradient of {eroded[worst]} of the airway voxels. At "
+        f"{base.layers[0]}, the first layer, it owns {eroded[base.layers[0]]}.{opened}"
+    )
+
+
+def compare(rows: pd.DataFrame, by: str, base: Any, measures: Sequence[str], where: str) -> str:
+    """Set the base's measures, meant over layers, beside those of the other values of a column."""
+    others = [value for value in dict.fromkeys(rows[by]) if value != base]
+    if not others:
+        return f"These runs cannot tell: there is only one {by}, {plain(base)}."
+    parts = [
+        f"{measure} "
+        + ", ".join(f"{by} {plain(value)} {spread(rows[rows[by] == value], measure)}" for value in (base, *others))
+        for measure in measures
+    ]
+    return f"Mean of {where}, {seeds_in_words(rows)}: {'; '.join(parts)}."
+
+
+def spread(rows: pd.DataFrame, measure: str) -> str:
+    """A measure's mean over the seeds, percent, with the lowest and highest seed if there are several.
+
+    Examples
+    --------
+    >>> spread(pd.DataFrame({"seed": [0, 1], "erosion": [0.1, 0.2]}), "erosion")
+    '15 % (10 to 20)'
+    """
+    seeds = 100 * rows.groupby("seed")[measure].mean()
+    return f"{seeds.mean():.0f} %" + (f" ({seeds.min():.0f} to {seeds.max():.0f})" if len(seeds) > 1 else "")
+
+
+def seeds_in_words(rows: pd.DataFrame) -> str:
+    """How many seeds the numbers are of."""
+    count = rows["seed"].nunique()
+    return "one seed" if count == 1 else f"{count} seeds (lowest to highest)"

@@ -1,4 +1,4 @@
-"""Slices, outlines and curves of the explorers, on tiny literal shapes."""
+"""Slices, outlines and curves of gradient maps, on tiny literal shapes."""
 
 import matplotlib
 
@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from synthetic_maps import EPOCHS, STRIDES, open_study
 
-from airwaylib.images.volume import window
 from airwaystudy.figures import gradient_slices as views
 from airwaystudy.phantoms import names
 
@@ -59,32 +58,12 @@ def test_outline_has_no_edge_between_two_pixels_and_goes_around_the_border():
     assert len(views.outline(np.zeros((2, 2), bool))[0]) == 0
 
 
-def test_owners():
-    label = np.array([[True, True, True, True, False]])
-    share = np.array([[0.2, 0.5, 0.9, np.nan, 0.9]])
-    np.testing.assert_array_equal(views.owners(label, share), [[1, 2, 2, 0, 3]])
-
-
-def test_colours_of_shares_are_white_at_a_half_and_grey_where_there_is_none():
-    red, white, blue, grey = views.share_colours(np.array([[1, 0.5, 0, np.nan]], np.float32))[0].astype(int)
-    assert red[0] > 2 * red[2] and blue[2] > 2 * blue[0]
-    assert white.min() > 240 and np.ptp(white) < 5
-    assert grey.tolist() == [0x9E] * 3
-
-
-def test_hu_of_grey_values_is_the_windows_inverse():
-    hu = np.arange(-1000, 401, 7)
-    assert np.abs(views.to_hu(window(hu)) - hu).max() <= 3  # a grey value is 5.5 HU wide
-
-
-def test_best_slice_and_pixel():
+def test_best_slice_has_most_airway():
     label = np.zeros((5, 6, 7), bool)
     label[3, 1, 2:5] = True
     label[2, 1, 4] = True
     assert [views.best_slice(label, axis) for axis in range(3)] == [3, 1, 4]
     assert views.best_slice(np.zeros((5, 6, 7), bool), 1) == 3
-    assert views.best_pixel(label[3]) == (1, 2)
-    assert views.best_pixel(np.zeros((4, 6), bool)) == (2, 3)
 
 
 def test_pixels_are_as_wide_and_high_as_their_axes(maps):

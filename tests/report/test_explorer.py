@@ -1,19 +1,21 @@
-"""The page without a kernel: its data come back as they went in, it stays small and asks the network for nothing."""
+"""The explorer: its data come back as they went in, it answers its questions, and it asks the network for nothing."""
 
 import base64
 import dataclasses
 import gzip
 import json
 import re
+from html import escape
 
 import numpy as np
+import pandas as pd
 import pytest
 from synthetic_maps import EPOCHS, STRIDES, open_study
 
 from airwaylib.errors import InputError
 from airwaystudy.figures import gradient_slices as views
 from airwaystudy.report import explorer
-from airwaystudy.report.explorer import MOST_BYTES, STEPS, Plan, central_box, left_out, plans, stored_share, write_page
+from airwaystudy.report.explorer import STEPS, ask_all, opening, stored_share, write_explorer
 
 SIZE = 32
 FOUR = (("dice", "final"), ("dice", "both"), ("general_union", "final"), ("general_union", "both"))
@@ -27,7 +29,7 @@ def maps(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(maps, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "new/gradient_explorer.html"
-    assert write_page(maps, path) == []
+    assert write_explorer(maps, path) == path
     return path.read_text(encoding="utf-8")
 
 
@@ -54,8 +56,8 @@ def shares(page, run, epoch):
 
 def test_shares_come_back_rounded_and_nan_stays_nan(page, maps):
     for run, one in zip(about(page)["runs"], maps, strict=True):
-        assert run["epochs"] == list(EPOCHS)
-        for epoch in EPOCHS:
+        assert run["epochs"] == [0, 5]  # the first and the last of three
+        for epoch in run["epochs"]:
             for layer, found in shares(page, run, epoch).items():
                 np.testing.assert_allclose(found, one.share(epoch, layer), rtol=0, atol=0.5 / STEPS + 1e-6)
     assert np.isnan(found).any() and np.isfinite(found).any()
@@ -76,7 +78,7 @@ def test_image_label_and_measures_come_back(page, maps):
 def test_runs_on_the_same_crop_share_image_and_label(page):
     images = {run["volumes"]["image"] for run in about(page)["runs"]}
     assert len(images) == 1
-    assert page.count('<script type="text/plain"') == 2 + 4 * len(EPOCHS)
+    assert page.count('<script type="text/plain"') == 2 + 4 * 2
 
 
 def test_page_is_whole_and_asks_the_network_for_nothing(page):
@@ -99,15 +101,15 @@ def test_page_says_that_phantoms_are_synthetic(page, maps, tmp_path):
     said = "Synthetic data: CT and airways are phantoms, not a patient&#x27;s. Shown: a crop of mini_0008."
     assert said in page
     scan = [dataclasses.replace(one, case="LIDC-IDRI-0001") for one in maps]
-    write_page(scan[:1], tmp_path / "scan.html")
+    write_explorer(scan[:1], tmp_path / "scan.html")
     text = (tmp_path / "scan.html").read_text()
     assert "Synthetic" not in text and "Shown: a crop of LIDC-IDRI-0001." in text
-    assert "mini_0008 are phantoms" in explorer.describe([maps[0], scan[1]])
+    assert "mini_0008 are phantoms" in explorer.describe_data([maps[0], scan[1]])
 
 
 def test_names_close_no_element(maps, tmp_path):
     odd = dataclasses.replace(maps[0], loss="</script><b>", case="<i>")
-    write_page([odd], tmp_path / "odd.html")
+    write_explorer([odd], tmp_path / "odd.html")
     text = (tmp_path / "odd.html").read_text()
     assert about(text)["measures"][0]["label"].startswith("</script><b>")
     assert "Shown: a crop of &lt;i&gt;." in text
@@ -116,17 +118,14 @@ def test_names_close_no_element(maps, tmp_path):
 def test_unknown_measures_are_null(maps, tmp_path):
     table = maps[0].measures.copy()
     table.loc[0, "erosion"], table.loc[1, "ratio"] = np.nan, np.inf
-    write_page([dataclasses.replace(maps[0], measures=table)], tmp_path / "page.html")
+    write_explorer([dataclasses.replace(maps[0], measures=table)], tmp_path / "page.html")
     measures = about((tmp_path / "page.html").read_text())["measures"][0]
     assert (measures["erosion"]["0"][0], measures["ratio"]["0"][1]) == (None, None)
 
 
 def test_the_same_maps_give_the_same_page(page, maps, tmp_path):
-    write_page(maps, tmp_path / "again.html")
+    write_explorer(maps, tmp_path / "again.html")
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == page
-
-
-# -------------------------------------------------------------------------------------------------------------- size
 
 
 def test_shares_keep_64_steps():
@@ -134,76 +133,74 @@ def test_shares_keep_64_steps():
     assert stored_share(share).tolist() == [0, 31, 32, 63, 64]
 
 
-def test_box_lies_on_all_cells_and_in_the_crop():
-    label = np.zeros((64, 50, 20), bool)
-    label[60, 5, 10] = True
-    assert central_box(label, 32, 8) == (slice(32, 64), slice(0, 32), slice(0, 20))
-    assert central_box(label, 64, 8) == (slice(0, 64), slice(0, 50), slice(0, 20))
-    label[:] = False
-    label[20, 45, 10] = True
-    assert central_box(label, 32, 16) == (slice(0, 32), slice(32, 50), slice(0, 20))
-    assert central_box(np.zeros((96, 96, 96), bool), 32, 8) == (slice(32, 64),) * 3
+def test_one_seed_has_pictures_and_all_have_curves(maps, tmp_path):
+    seeds = [dataclasses.replace(one, seed=seed) for one in maps for seed in (0, 1)]
+    data = about(write_explorer(seeds, tmp_path / "page.html").read_text())
+    assert [run["number"] for run in data["runs"]] == [0, 2, 4, 6]
+    assert len(data["measures"]) == 8
 
 
-def test_plans_drop_seeds_then_epochs_then_voxels_then_runs(maps):
-    seeds = [dataclasses.replace(one, seed=seed) for seed in (0, 1) for one in maps]
-    many = [dataclasses.replace(one, epochs=list(range(6))) for one in seeds]
-    found = list(plans(many))
-    assert found[0] == Plan(tuple(range(8)), 6, SIZE)
-    assert found[1:3] == [Plan((0, 1, 2, 3), 6, SIZE), Plan((0, 1, 2, 3), 3, SIZE)]
-    assert found[-1] == Plan((0,), 1, SIZE)
-    assert left_out(many, found[0]) == []
-    assert [note.split(" (")[0] for note in left_out(many, found[2])] == [
-        "4 of 8 runs are left out",
-        "at most 3 of the epochs looked at are kept",
+def test_no_maps_are_refused_and_leave_no_file(tmp_path):
+    with pytest.raises(InputError, match="no gradient maps to show"):
+        write_explorer([], tmp_path / "page.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------------------------------------------------- questions
+
+
+def measured(one, erosion, seed=0, dilation=0.5):
+    """The maps of a run with these shares of erosion, by epoch and layer; 0 elsewhere."""
+    rows = [
+        {
+            "epoch": epoch,
+            "layer": layer,
+            "erosion": erosion.get((epoch, layer), 0.0),
+            "dilation": dilation,
+            "ratio": 1.0,
+        }
+        for epoch in EPOCHS
+        for layer in STRIDES
     ]
-    assert found[-1].epochs_of(many[0]) == [5]
-    assert found[2].epochs_of(many[0]) == [0, 2, 5]
+    return dataclasses.replace(one, measures=pd.DataFrame(rows), seed=seed)
 
 
 @pytest.fixture(scope="module")
-def noisy(tmp_path_factory):
-    """Two runs of 64 voxels a side, and more in them than goes into what the tests allow."""
-    return open_study(tmp_path_factory.mktemp("noisy"), size=64)
+def told(maps):
+    """Two seeds of Dice on the last block, one of General Union there; of 8 layers, 3 fine enough to open on."""
+    dice, union = maps[2], maps[3]
+    assert (dice.loss, dice.supervision, union.loss) == ("dice", "final", "general_union")
+    eroded = {(5, "ec11"): 0.8, (5, "ec5"): 0.4, (5, "ec1"): 0.2, (0, "ec1"): 0.4}
+    twice = {key: value / 2 for key, value in eroded.items()}
+    return [measured(union, {}, dilation=0.9), measured(dice, eroded), measured(dice, twice, seed=1)]
 
 
-def test_what_does_not_fit_stays_out_and_is_told(noisy, tmp_path):
-    whole = tmp_path / "whole.html"
-    assert write_page(noisy, whole) == []
-    sizes = [whole.stat().st_size]
-    assert sizes[0] < MOST_BYTES
-    least = len(explorer.Packer(noisy).template.encode())
-    for data in (0.6, 0.3, 0.12):
-        path, most = tmp_path / "less.html", int(least + data * (sizes[0] - least))
-        notes = write_page(noisy, path, most)
-        sizes.append(path.stat().st_size)
-        assert sizes[-1] < most
-        text = path.read_text()
-        assert notes and about(text)["notes"] == notes
-    assert sizes == sorted(sizes, reverse=True)
-    assert notes[0].startswith("1 of 2 runs are left out (")
-    assert notes[-1] == "the crop is cut to 32 voxels a side around its airway's centre"
+def test_page_opens_on_the_baseline_where_a_fine_layer_is_eroded_most(told):
+    assert opening(told[:2]) == (1, list(STRIDES).index("ec5"))  # ec11, with cells of 8 voxels, is eroded more
+    assert opening(told[:1])[0] == 0
 
 
-def test_cut_pages_show_the_crops_own_voxels(noisy, tmp_path):
-    packer = explorer.Packer(noisy)
-    text = packer.page(Plan((0,), 1, 32), MOST_BYTES)
-    run = about(text)["runs"][0]
-    start, shape = run["start"], run["shape"]
-    assert shape == [32, 32, 32] and all(first % 8 == 0 for first in start) and any(start)
-    box = tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))
-    np.testing.assert_array_equal(volume(text, run["volumes"]["label"]).reshape(shape), noisy[0].label[box])
-    found = shares(text, run, EPOCHS[-1])
-    for layer, stride in STRIDES.items():
-        index = 5
-        whole = views.share_slice(noisy[0].share(EPOCHS[-1], layer), (64,) * 3, 0, start[0] + index)[box[1:]]
-        cut = views.share_slice(found[layer], (32,) * 3, 0, index)
-        np.testing.assert_allclose(cut, whole, atol=0.5 / STEPS + 1e-6, err_msg=f"{layer}, stride {stride}")
+def test_answers_are_the_runs_numbers(told):
+    erosion, loss, supervision, training = (answer for _, _, answer in ask_all(told))
+    assert "dice, final, epoch 5, 2 seeds (lowest to highest): erosion is highest at ec11" in erosion
+    assert (
+        "the gradient of 60 % (40 to 80) of the airway voxels. At ec1, the first layer, it owns 15 % (10 to 20)."
+        in erosion
+    )
+    assert erosion.endswith("At ec5, where this page opens, it owns 30 % (20 to 40).")
+    # over 8 layers: (0.8 + 0.4 + 0.2) / 8 = 17.5 % and half of it
+    assert "erosion loss dice 13 % (9 to 18), loss general union 0 %" in loss
+    assert "dilation loss dice 50 % (50 to 50), loss general union 90 %" in loss
+    assert supervision == "These runs cannot tell: there is only one supervision, final."
+    assert "erosion epoch 0 4 % (2 to 5), epoch 2 0 % (0 to 0), epoch 5 13 % (9 to 18)" in training
 
 
-def test_bad_input_is_one_line_and_leaves_no_file(maps, tmp_path):
-    with pytest.raises(InputError, match="no gradient maps to show"):
-        write_page([], tmp_path / "page.html")
-    with pytest.raises(InputError, match=r"nothing fits into 1000 bytes; plotly\.js alone takes 5 million"):
-        write_page(maps, tmp_path / "page.html", 1000)
-    assert list(tmp_path.iterdir()) == []
+def test_questions_and_answers_stand_on_the_page(told, tmp_path):
+    text = write_explorer(told, tmp_path / "page.html").read_text()
+    for title, ask, answer in ask_all(told):
+        assert f"<b>{title}.</b> {escape(ask)}" in text and escape(answer) in text
+
+
+def test_unmeasured_erosion_is_told(maps):
+    unknown = maps[2].measures.assign(erosion=np.nan)
+    assert ask_all([dataclasses.replace(maps[2], measures=unknown)])[0][2] == "In these runs erosion was not measured."
