@@ -7,8 +7,8 @@ import hashlib
 import json
 import os
 import platform
-import socket
 import re
+import socket
 import subprocess
 import sys
 import time

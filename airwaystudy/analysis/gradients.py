@@ -15,7 +15,7 @@ import torch
 from scipy import ndimage
 
 from airwaylib.errors import InputError
-from airwaylib.gradients.by_class import LayerGradients, class_gradients, layer_names
+from airwaylib.gradients.by_class import class_gradients, layer_names
 from airwaylib.gradients.measures import (
     Regions,
     airway_radius,
@@ -195,7 +195,7 @@ def load_view(config: TrainConfig, epoch: int, view: View) -> tuple[Any, ...]:
     return network, loss_by_name(config.loss, **config.loss_parameters), image, label, weight
 
 
-def gradients_of(config: TrainConfig, case: tuple[Any, ...], **options: Any) -> dict[str, LayerGradients]:
+def gradients_of(config: TrainConfig, case: tuple[Any, ...], **options: Any) -> dict[str, tuple]:
     """Split the gradient of a case, as of `load_view`, by class at each layer, in the order of the forward pass.
 
     options: `layers` and `by_group` of `class_gradients`.
