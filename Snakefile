@@ -134,10 +134,10 @@ rule idea:
         executed("00_idea")
 
 
-rule ablations:
+rule results:
     input:
         scores(DONE),
-        [f"{RESULTS}/gradients/claims.csv"] if GRADIENTS else [],
+        [f"{RESULTS}/gradients/measures.csv"] if GRADIENTS else [],
         notebook="notebooks/03_results.ipynb",
     output:
         f"{RESULTS}/tables/ablation.csv",
@@ -150,7 +150,7 @@ rule ablations:
         executed("03_results")
 
 
-rule figures:
+rule exhibits:
     input:
         scores(DONE),
         f"{RESULTS}/tables/ablation.csv",
