@@ -14,6 +14,7 @@ from airwaylib.images.volume import Volume
 from airwaylib.inference.segment import predict_probability, segment, window_means
 from airwaylib.inference.uncertainty import check_dropout, probability_and_deviation, segment_with_uncertainty
 from airwaylib.networks.checkpoints import CheckpointInfo
+from airwaylib.networks.fast import FastWingsNet
 from airwaylib.networks.wingsnet import WingsNet, channel_dropout
 
 INFO = CheckpointInfo("wingsnet", {}, window=80, spacing=None)
@@ -21,7 +22,7 @@ INFO = CheckpointInfo("wingsnet", {}, window=80, spacing=None)
 
 def network(seed=0):
     torch.manual_seed(seed)
-    return WingsNet(1).eval()
+    return FastWingsNet(1).eval()
 
 
 def thorax():

@@ -29,8 +29,8 @@ def random_image(*shape, dtype=torch.float64, seed=0):
     [
         ((2, 1, 16, 24, 16), torch.float64, 1e-11),
         ((1, 1, 24, 16, 16), torch.float64, 1e-11),
-        # The plain network in float32 is farther from itself in float64 than ours is (1e-5 and 3e-6 here).
-        ((2, 1, 32, 32, 32), torch.float32, 1e-5),
+        # The plain network in float32 is farther from itself in float64 than the fast one is (5e-5 and 2e-5 here).
+        ((2, 1, 32, 32, 32), torch.float32, 3e-5),
     ],
 )
 def test_outputs_and_all_gradients_equal_the_plain_formulations(mode, shape, dtype, tolerance):
@@ -160,9 +160,10 @@ def test_dropout_follows_the_seed_and_stops_in_evaluation():
 
 @pytest.mark.parametrize("supervision", ["both", "decoder"])
 @pytest.mark.parametrize("training", [False, True])
-def test_samples_are_training_passes_from_one_pass_of_the_trunk(supervision, training):
+@pytest.mark.parametrize("form", [WingsNet, FastWingsNet])
+def test_samples_are_training_passes_from_one_pass_of_the_trunk(form, supervision, training):
     torch.manual_seed(0)
-    network, image = FastWingsNet(2, supervision).double().train(training), random_image(1, 1, 16, 17, 24)
+    network, image = form(2, supervision).double().train(training), random_image(1, 1, 16, 17, 24)
     for group in network.groups.values():
         for name in group:
             torch.nn.init.normal_(network.get_submodule(name).tap.bias)
