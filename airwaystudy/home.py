@@ -76,6 +76,24 @@ def run_folder(study: str, run: str) -> Path:
     return results(study) / "runs" / run
 
 
+def known_studies() -> list[str]:
+    """List the studies that have runs, gradient maps or tables: folders of results/, by name."""
+    folders, parts = (HOME / "results").glob("[!.]*"), ("runs", "gradients", "tables")
+    return sorted(folder.name for folder in folders if any((folder / part).is_dir() for part in parts))
+
+
+def require_study(name: str) -> None:
+    """Raise `InputError` unless there is a study `name`; the message names those there are, and the likely one."""
+    known = known_studies()
+    if name in known:
+        return
+    if not known:
+        raise InputError(f"{results(name)}: no such study, nor any other; train one first: airwaylib reproduce quick")
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise InputError(f"{results(name)}: no such study; there are {', '.join(known)}{hint}")
+
+
 def validated(model: type[Model], parameters: Mapping[str, Any], source: str) -> Model:
     """Return `parameters` as a `model`; refuse unknown names and values that do not fit.
 

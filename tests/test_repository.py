@@ -250,8 +250,6 @@ def test_each_parameter_is_one_literal_with_a_comment(notebook):
 
 def test_parameters_are_checked_before_heavy_imports(notebook):
     """The cell after the parameters imports what is light, so that a misspelt one is an error within seconds."""
-    if notebook.cells[0].source[:4] in ("# 01", "# 05", "# 06"):
-        pytest.skip("imports all at once")
     names = set(imports_of(ast.parse(code_cells(notebook)[1].source)))
     light = ("airwaystudy.home", "airwaystudy.parameters", "airwaystudy.training.config")
     assert [name for name in names if not name.startswith(light)] == []

@@ -35,7 +35,7 @@ from airwaylib.trees.parse import parse_tree
 from airwaystudy import home
 from airwaystudy.analysis.gradient_maps import maps_folder, write_maps
 from airwaystudy.data.store import Store
-from airwaystudy.plan.runs import collect, require_study
+from airwaystudy.plan.runs import collect
 from airwaystudy.training.config import TrainConfig, snapshot_path
 from airwaystudy.training.progress import airway_of
 
@@ -89,7 +89,7 @@ def runs_to_measure(
     study: str, runs: Iterable[str] | None = None, looked_at: list[int] | None = None
 ) -> list[tuple[TrainConfig, list[int]]]:
     """List the configurations of a study's runs, each with the epochs to measure; see `analyse`."""
-    require_study(study)
+    home.require_study(study)
     wanted = None if runs is None else list(runs)
     configs = collect(study, wanted).configs
     if missing := [run for run in wanted or [] if run not in configs]:
@@ -129,7 +129,7 @@ def early_epoch(epochs: list[int]) -> int:
 
 def ensure_maps(study: str) -> None:
     """Measure the finished runs of a study, unless there are gradient maps of all that its tables name."""
-    require_study(study)
+    home.require_study(study)
     table = maps_folder(study) / "layers.csv"
     runs = list(pd.read_csv(table)["run"].unique()) if table.exists() else None
     if runs is None or not all(table.with_name(f"{run}.zarr").exists() for run in runs):

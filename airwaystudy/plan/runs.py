@@ -3,7 +3,6 @@
 A run's name is its variant and its seed: `both_dice_0`. Runs of one variant differ by nothing but the seed.
 """
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,26 +42,6 @@ class StudyRuns:
         """Variants with a run that is done, in the order they were asked for."""
         done = self.table[self.table["status"] == "done"]
         return list(dict.fromkeys(done["variant"]))
-
-
-def known_studies() -> list[str]:
-    """List the studies that have runs, gradient maps or tables: folders of results/, by name."""
-    folders, parts = (home.HOME / "results").glob("[!.]*"), ("runs", "gradients", "tables")
-    return sorted(folder.name for folder in folders if any((folder / part).is_dir() for part in parts))
-
-
-def require_study(name: str) -> None:
-    """Raise `InputError` unless there is a study `name`; the message names those there are, and the likely one."""
-    known = known_studies()
-    if name in known:
-        return
-    if not known:
-        raise InputError(
-            f"{home.results(name)}: no such study, nor any other; train one first: airwaylib reproduce quick"
-        )
-    likely = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {likely[0]}?" if likely else ""
-    raise InputError(f"{home.results(name)}: no such study; there are {', '.join(known)}{hint}")
 
 
 def collect(name: str, wanted: Iterable[str] | None = None) -> StudyRuns:

@@ -12,7 +12,6 @@ from papermill import PapermillExecutionError, execute_notebook
 from airwaylib.errors import InputError
 from airwaylib.files import atomic_path
 from airwaystudy import home
-from airwaystudy.plan.runs import require_study
 
 NOTEBOOK = home.HOME / "notebooks" / "report.ipynb"
 
@@ -27,7 +26,7 @@ def write_report(study: str) -> Path:
     InputError
         No such study, or bad input that the notebook met, such as a fault in claims.yaml.
     """
-    require_study(study)
+    home.require_study(study)
     folder = home.results(study)
     executed, path = folder / "notebooks" / "report.ipynb", folder / "report.html"
     executed.parent.mkdir(exist_ok=True)

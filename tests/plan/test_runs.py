@@ -6,7 +6,7 @@ from synthetic_study import write_runs
 
 from airwaylib.errors import InputError
 from airwaystudy import home
-from airwaystudy.plan.runs import collect, known_studies, require_study
+from airwaystudy.plan.runs import collect
 
 VARIANTS = {"final_dice": {"supervision": "final", "loss": "dice"}, "both_general_union": {}}
 
@@ -97,17 +97,17 @@ def test_a_misspelt_study_is_refused_with_those_there_are(runs):
         runs.parents[1] / "reference/quick/tables",
     ):  # the committed tables are no study of this machine
         folder.mkdir(parents=True)
-    assert known_studies() == ["made_up", "mapped"]
-    require_study("made_up")
+    assert home.known_studies() == ["made_up", "mapped"]
+    home.require_study("made_up")
     with pytest.raises(
         InputError, match=r"results/madeup: no such study; there are made_up, mapped; did you mean made_up\?"
     ):
-        require_study("madeup")
+        home.require_study("madeup")
     with pytest.raises(InputError, match=r"no such study; there are made_up, mapped$"):
-        require_study("quick")
+        home.require_study("quick")
 
 
 def test_a_study_where_none_is_says_how_to_train_one(tmp_path, monkeypatch):
     monkeypatch.setattr(home, "HOME", tmp_path)
     with pytest.raises(InputError, match="no such study, nor any other; train one first: airwaylib reproduce quick"):
-        require_study("quick")
+        home.require_study("quick")
