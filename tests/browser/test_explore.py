@@ -177,7 +177,7 @@ def test_notebook_frames_the_page_in_jupyterlab(lab, open_page, folder):
     maps = open_all(folder)
     check_share(frame, maps)
     title = frame.locator("#share-title").inner_text()
-    frame.locator("#layer").press("ArrowLeft")
+    frame.locator("#layer").press("ArrowRight")
     frame.wait_for_function("(old) => document.getElementById('share-title').textContent !== old", arg=title)
     check_share(frame, maps)
 
@@ -260,7 +260,7 @@ def test_page_answers_its_sliders_without_a_kernel(html, open_page, folder):
     slider = page.locator("#layer")
     for _ in range(2):
         title = page.locator("#share-title").inner_text()
-        slider.press("ArrowLeft")
+        slider.press("ArrowRight")
         page.wait_for_function("(old) => document.getElementById('share-title').textContent !== old", arg=title)
         check_share(page, maps)
     after = picture(page, "#share .heatmaplayer")

@@ -121,7 +121,7 @@ def test_scores_sort_by_their_numbers(open_page):
     head = table.locator("thead th", has_text="tree length")
     shown = {}
     for way in ("ascending", "descending"):
-        head.click()
+        head.locator(".dt-column-order").click()  # itables sorts by the arrows alone
         table.locator(f"thead th[aria-sort={way}]").wait_for()
         shown[way] = [float(text.split()[0]) for text in table.evaluate(COLUMN, 2)]
     assert shown == {"ascending": [80.0, 91.0], "descending": [91.0, 80.0]}
