@@ -282,7 +282,7 @@ def reproduce(
         bool, typer.Option("--cpu-anyway", help="Train on the CPU what is meant for a GPU, however long it takes.")
     ] = False,
 ) -> None:
-    """Rerun a study: data, runs, gradients, ablations, figures, claims, report. What stands is not made again."""
+    """Rerun a study: data, runs, gradients, results, exhibits, claims, report. Finished parts are not made again."""
     from airwaystudy import home
 
     home.require_checkout("reproduce")
@@ -297,7 +297,7 @@ def reproduce(
 
 @app.command()
 def report(name: Annotated[str, typer.Argument(metavar="STUDY", help="Folder under results/, such as quick.")]) -> None:
-    """Judge the claims by a study's tables and write its page: results/STUDY/tables/claims.csv and report.html."""
+    """Judge the claims by a study's tables and write results/STUDY/tables/claims.csv and report.html."""
     from airwaystudy import home
 
     home.require_checkout("report")
@@ -324,7 +324,7 @@ def read_settings(path: Path) -> dict:
 def main() -> None:
     """Run the command; the input's faults become one line and exit status 2."""
     try:
-        app()
+        app(prog_name="airwaylib")
     except InputError as error:
         print(f"airwaylib: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
