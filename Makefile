@@ -39,7 +39,7 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 
 lab: .venv/ready
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks
 
 clean:
 	rm -rf .venv .snakemake .pytest_cache .ruff_cache .hypothesis airwaylib.egg-info data/phantoms
