@@ -2,7 +2,7 @@
 # make test    lint and the tests, slow ones left out (make test-slow runs those; make test-long a study killed five times; make test-browser those in Chromium)
 # make reference  copies a finished study (PRESET=quick) to results/reference/, which is committed
 # make lab     JupyterLab on the notebooks
-# make clean   removes .venv and everything that can be made again; committed results stay
+# make clean   removes .venv, phantoms and results/quick/ (PRESET=...), which can be made again; other studies stay
 # Each target sets up .venv by itself; a second call installs nothing.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -42,8 +42,7 @@ lab: .venv/ready
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks
 
 clean:
-	rm -rf .venv .snakemake .pytest_cache .ruff_cache .hypothesis airwaylib.egg-info data/phantoms
-	git clean -fdXq results
+	rm -rf .venv .snakemake .pytest_cache .ruff_cache .hypothesis airwaylib.egg-info data/phantoms results/$(PRESET)
 
 .venv/ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "airwaylib needs Python 3.11; name it: make PYTHON=/path/to/python3.11"; exit 1; }

@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "gradients.by_class": ["class_gradients"],
+        "images.volume": ["read_ct", "write_volume"],
         "inference.segment": ["segment"],
         "losses.distance": ["relative_distance"],
         "losses.general_union": ["GeneralUnionLoss", "general_union_loss", "general_union_weight"],

@@ -30,7 +30,7 @@ def phantom(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first case; the others count up from it.")] = 0,
     size: Annotated[str, typer.Option(help="mini (128^3 at 1 mm, healthy) or chest (an adult, 512x512).")] = "mini",
 ) -> None:
-    """Make synthetic chest CTs with exact truth. A case that stands already is kept."""
+    """Make synthetic chest CTs with exact truth. Existing cases are kept."""
     from tqdm import tqdm
 
     from airwaystudy.phantoms.case import ensure_phantom
@@ -44,7 +44,7 @@ def prepare(
     layout: Annotated[
         str, typer.Argument(help="How it lies on disk: bas, atm22, aiib23, exact09, aeropath, phantom or folder.")
     ],
-    root: Annotated[Path, typer.Argument(help="Folder of the data set; data/README.md tells what must lie where.")],
+    root: Annotated[Path, typer.Argument(help="Folder of the data set; docs/your-data.md tells what must lie where.")],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Folder for prepared/CASE.zarr and cases.csv; without it, data/LAYOUT."),
@@ -59,7 +59,7 @@ def prepare(
         str, typer.Option(help="Of the distance to the centreline: mm, or voxels (the authors').")
     ] = "mm",
 ) -> None:
-    """Prepare a data set's cases for training. A store that stands already is kept; bad cases are named at the end."""
+    """Prepare a data set's cases for training. Existing stores are kept; bad cases are named at the end."""
     from tqdm import tqdm
 
     from airwaystudy import home
@@ -89,15 +89,13 @@ def prepare(
 def train(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="KEY=VALUE...", help="Settings that replace the file's; `airwaystudy.training.config` lists all."
-        ),
+        typer.Argument(metavar="KEY=VALUE...", help="Settings that replace the file's; docs/your-data.md lists all."),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML file of settings, or a recipe of stages such as recipes/paper.yaml.")
     ] = None,
 ) -> None:
-    """Train a run, or every stage of a recipe, or go on where it was cut off. Writes results/STUDY/runs/RUN/."""
+    """Train a run, or every stage of a recipe, or resume it. Writes results/STUDY/runs/RUN/."""
     import yaml
 
     from airwaystudy import home
@@ -133,7 +131,12 @@ def segment(
         Path | None, typer.Option(help="Checkpoint .safetensors; without it, ours, trained on phantoms.")
     ] = None,
     probability: Annotated[
-        float | None, typer.Option(help="Threshold: voxels of at least this probability are airway; else the weights'.")
+        float | None,
+        typer.Option(
+            "--threshold",
+            "--probability",
+            help="Voxels of at least this probability are airway; default: the checkpoint's.",
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     series: Annotated[str | None, typer.Option(help="UID of the series, where a folder holds several CTs.")] = None,
@@ -146,9 +149,10 @@ def segment(
         int, typer.Option(min=0, help="Draws of channel dropout for a map of uncertainty, such as 8; 0: no map.")
     ] = 0,
     uncertainty: Annotated[
-        Path | None, typer.Option(help="That map; without it, OUT_uncertainty beside the mask OUT.")
+        Path | None,
+        typer.Option(help="File of the map of uncertainty; without it, OUT_uncertainty beside the mask OUT."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws for the map of uncertainty.")] = 0,
 ) -> None:
     """Segment the airway tree of a chest CT. For research; not for clinical use."""
     from airwaylib.inference import DEFAULT_WEIGHTS
@@ -272,9 +276,7 @@ def reproduce(
     runs: Annotated[
         list[str] | None, typer.Argument(metavar="RUN...", help="Only these runs, such as both_dice_0.")
     ] = None,
-    cores: Annotated[
-        int | None, typer.Option(min=1, help="CPU cores.; without it, all, or what the profile says")
-    ] = None,
+    cores: Annotated[int | None, typer.Option(min=1, help="CPU cores; without it, all, or the profile's")] = None,
     profile: Annotated[
         Path | None, typer.Option(help="Snakemake profile for a cluster: profiles/slurm or profiles/kubernetes.")
     ] = None,

@@ -79,15 +79,15 @@ def class_gradients(
     def propagate(slopes: Sequence[Tensor], mask: Tensor) -> tuple[Tensor, ...]:
         masked, layers = [slope * mask for slope in slopes], list(kept.values())
         # materialize_grads: a layer that no gradient reaches has zeros.
-        return torch.autograd.grad(heads, layers, masked, True, allow_unused=True, materialize_grads=True)
+        return torch.autograd.grad(heads, layers, masked, retain_graph=True, allow_unused=True, materialize_grads=True)
 
     def split(slopes: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         return list(zip(propagate(slopes, airway), propagate(slopes, 1 - airway), strict=True))
 
     if not by_group or logits.encoder is None:
         return {name: (*parts, {}) if by_group else parts for name, parts in zip(kept, split(slopes), strict=True)}
-    encoder, decoder = slopes
-    groups = split((encoder, torch.zeros_like(decoder))), split((torch.zeros_like(encoder), decoder))
+    of_encoder, of_decoder = slopes
+    groups = split((of_encoder, torch.zeros_like(of_decoder))), split((torch.zeros_like(of_encoder), of_decoder))
     return {
         name: (first[0] + second[0], first[1] + second[1], {"encoder": first, "decoder": second})
         for name, first, second in zip(kept, *groups, strict=True)

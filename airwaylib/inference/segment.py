@@ -75,7 +75,7 @@ def probability_map(
     progress: bool = True,
     lung: np.ndarray | None = None,
 ) -> Volume:
-    """Airway probability of every voxel of a chest CT.
+    """Compute the airway probability of every voxel of a chest CT.
 
     Parameters
     ----------
@@ -156,12 +156,12 @@ def checked_threshold(threshold: float | None, info: CheckpointInfo) -> float:
     if threshold is None:
         threshold = info.probability
     if not 0 < threshold < 1:
-        raise InputError(f"probability {threshold}: a threshold between 0 and 1 is needed, such as 0.5")
+        raise InputError(f"threshold {threshold}: a probability between 0 and 1 is needed, such as 0.5")
     return threshold
 
 
 def checked_lung(ct: Volume, device: str = "auto") -> np.ndarray:
-    """Lung mask of a CT; `InputError` if it is too small or holds no lung, or the device is not there."""
+    """Find the lungs of a CT; `InputError` if it is too small or holds no lung, or the device is not there."""
     check_size(ct)
     choose_device(device)
     return lung_mask(ct)
@@ -190,7 +190,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def decoder_probability(network: nn.Module) -> WindowFunction:
-    """Airway probability of a window: the sigmoid of the network's decoder logits, float32."""
+    """Return the function from a window to its airway probability: the sigmoid of the decoder's logits, float32."""
     return lambda window: torch.sigmoid(network(window).decoder.float())
 
 
@@ -233,7 +233,7 @@ def predict_probability(
     device: str | torch.device = "cpu",
     progress: bool = True,
 ) -> np.ndarray:
-    """Mean airway probability of every voxel over the windows that hold it.
+    """Average the airway probability of every voxel over the windows that hold it.
 
     Parameters
     ----------
@@ -278,7 +278,7 @@ def window_means(
     device: str | torch.device,
     progress: bool,
 ) -> np.ndarray:
-    """Mean of the maps of `function`, which calls `network`, over the windows that hold a voxel: float32 (C, z, y, x).
+    """Average the maps of `function`, which calls `network`, over the windows that hold a voxel: float32 (C, z, y, x).
 
     All else is as for `predict_probability`.
     """
@@ -316,7 +316,7 @@ def window_means(
 
 
 def progress_bar(windows: list, shown: bool) -> tqdm:
-    """Bar with the time left; where stderr is no terminal (a notebook, a log) it is renewed at every tenth only."""
+    """Show a bar with the time left, renewed at every tenth only where stderr is no terminal (a notebook, a log)."""
     total = len(windows)
     pace = {} if sys.stderr.isatty() else {"miniters": max(1, total // 10), "mininterval": 0, "maxinterval": math.inf}
     return tqdm(windows, desc="airways", unit="window", disable=not shown, **pace)

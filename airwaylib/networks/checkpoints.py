@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from airwaylib.errors import InputError
 from airwaylib.files import atomic_path
+from airwaylib.inference import DEFAULT_WEIGHTS
 from airwaylib.networks.fast import FastWingsNet
 from airwaylib.networks.rivals import RIVALS
 from airwaylib.networks.wingsnet import DECODER, WingsNet
@@ -69,8 +70,10 @@ def save_checkpoint(
         temporary.write_bytes(safetensors.torch.save(weights, about))
 
 
-def load_checkpoint(path: str | Path) -> tuple[nn.Module, CheckpointInfo]:
+def load_checkpoint(path: str | Path = DEFAULT_WEIGHTS) -> tuple[nn.Module, CheckpointInfo]:
     """Load the network of a checkpoint by `save_checkpoint`, in float32 and evaluation mode, and its metadata.
+
+    path: a .safetensors file; by default the weights that come with the package, trained on synthetic CT.
 
     Raises
     ------

@@ -68,7 +68,7 @@ class Block(nn.Module):
         self.tap: nn.Conv3d | None = None
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(B, inputs, D, H, W) -> (B, outputs, D, H, W)."""
+        """Map (B, inputs, D, H, W) to (B, outputs, D, H, W)."""
         maps = F.leaky_relu(F.instance_norm(self.conv(maps)), SLOPE)
         for gate in self.gates:
             maps = maps * torch.sigmoid(gate(maps))
@@ -127,8 +127,9 @@ class WingsNet(nn.Module):
         Parameters
         ----------
         image : Tensor
-            (B, 1, D, H, W) floats of any range (the first InstanceNorm removes it), at least 9 voxels on each axis.
-            If a size is no multiple of 8, the last voxels are repeated and the logits cropped (our choice).
+            (B, 1, D, H, W) floats, at least 9 voxels on each axis, with air at 0 as in training: the convolutions pad
+            with 0. InstanceNorm removes the scale, so [0, 1] and 0..255 are alike. If a size is no multiple of 8, the
+            last voxels are repeated and the logits cropped (our choice).
         generator : torch.Generator, optional
             Draws the channels to drop, in training mode only. The default is PyTorch's global generator on the CPU, so
             that a seed drops the same channels whatever the image's device.
@@ -244,7 +245,7 @@ def channel_dropout(batch: int, channels: int, generator: torch.Generator | None
 
 
 def padded(image: Tensor, coarsest: int = COARSEST, least: int = MINIMUM_SIZE) -> Tensor:
-    """Repeat the last voxels of (B, 1, D, H, W) up to a multiple of `coarsest` on each axis, twice it at least.
+    """Repeat the last voxels of (B, 1, D, H, W) up to a multiple of `coarsest` on each axis, at least twice it.
 
     Raises
     ------

@@ -1,6 +1,6 @@
-"""Where the public airway data sets keep their CTs and labels on disk, by name of the layout.
+"""Find the CTs and labels of the public airway data sets on disk, by name of the layout.
 
-data/README.md tells how to get each set, its licence, and what of this could not be confirmed.
+docs/your-data.md tells how to get each set, its licence, and what of this could not be confirmed.
 """
 
 import os

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
+from airwaylib.errors import InputError
 from airwaylib.losses.general_union import general_union_weight
 from airwaylib.losses.table import WEIGHTED, loss_by_name
 from airwaylib.networks.checkpoints import build_network
@@ -27,6 +28,16 @@ def training_steps(run: TrainConfig) -> int:
 def step_gigabytes(run: TrainConfig) -> float:
     """Return the memory of one training step, GB, by the size of its crops and the network's width."""
     return STEP_BYTES * run.width * run.batch_size * run.crop**3 / 1e9
+
+
+def check_names(runs: Iterable[TrainConfig]) -> None:
+    """Raise `InputError` for a loss or a network that does not exist or has no such parameter, in any of the runs."""
+    for run in runs:
+        try:
+            loss_by_name(run.loss, **run.loss_parameters)
+            build_network(run.network, width=run.width, supervision=run.supervision)
+        except InputError as error:
+            raise InputError(f"{run.run}: {error}") from error
 
 
 def gpu_is_visible() -> bool:

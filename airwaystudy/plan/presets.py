@@ -25,6 +25,8 @@ def as_range(seeds: Any) -> Any:
     """Refuse a number or a list where a range of seeds is due, and say how to write it."""
     ends = [seeds] if isinstance(seeds, int) else seeds
     if isinstance(ends, list) and ends and all(isinstance(seed, int) for seed in ends):
+        if sorted(ends) != list(range(min(ends), max(ends) + 1)):
+            raise ValueError("a range of seeds without gaps is needed, such as 8-11")
         raise ValueError(f"a range of seeds is text: write {min(ends)}-{max(ends)}")
     return seeds
 
@@ -48,8 +50,10 @@ class Phantoms(BaseModel, extra="forbid", frozen=True):
         >>> Phantoms(train="0-1", test="8").names("0-1")
         ['mini_0000', 'mini_0001']
         """
-        first, _, last = seeds.partition("-")
-        return [f"{self.size}_{seed:04d}" for seed in range(int(first), int(last or first) + 1)] if seeds else []
+        first, dash, last = seeds.partition("-")
+        return (
+            [f"{self.size}_{seed:04d}" for seed in range(int(first), int(last if dash else first) + 1)] if seeds else []
+        )
 
     @model_validator(mode="after")
     def seeds_are_ranges(self) -> "Phantoms":

@@ -91,8 +91,10 @@ def tell_needs(preset: Preset, runs: list[str], cores: int | None, cluster: bool
         return
     from airwaystudy.plan import needs  # torch takes seconds to import
 
+    needs.check_names(left)
     memory = max(map(needs.step_gigabytes, left))
-    asked = f"{len(left)} runs to train: each takes {preset.threads} CPU cores and about {memory:.1f} GB"
+    cores_each = f"{preset.threads} CPU core" + "s" * (preset.threads > 1)
+    asked = f"{len(left)} runs to train: each takes {cores_each} and about {max(memory, 0.1):.1f} GB"
     if preset.gpus:
         asked += f" on {preset.gpus} GPU" + ("s" if preset.gpus > 1 else "")
     if preset.phantoms is not None:

@@ -28,10 +28,14 @@ def write_report(study: str) -> Path:
     """
     home.require_study(study)
     folder = home.results(study)
+    if not any(folder.glob("tables/*.csv")) and not any(folder.glob("runs/*/scores.csv")):
+        raise InputError(f"{folder}: no finished run and no table; train first: airwaylib reproduce {study}")
     executed, path = folder / "notebooks" / "report.ipynb", folder / "report.html"
     executed.parent.mkdir(exist_ok=True)
     try:
-        execute_notebook(NOTEBOOK, executed, {"study": study}, progress_bar=False)
+        # The kernel's own warnings, of unencrypted local sockets, are none of the study's.
+        quiet = {"progress_bar": False, "extra_arguments": ["--log-level=ERROR"]}
+        execute_notebook(NOTEBOOK, executed, {"study": study}, **quiet)
     except PapermillExecutionError as error:
         if error.ename == "InputError":
             raise InputError(error.evalue) from error
