@@ -231,7 +231,7 @@ def only_process(folder: Path) -> Iterator[None]:
     """Keep other processes out of `folder` within this context.
 
     The lock is the operating system's (flock) on the file `folder`/.lock: it ends with the process, however that ends.
-    The file may stay and does no harm; a folder in which nothing else was made is removed. Where the file system has
+    The file may stay and does no harm; if nothing else was made, it goes, with the folders made for it. Where the file system has
     no locks, nothing is kept out.
 
     Raises
@@ -239,6 +239,7 @@ def only_process(folder: Path) -> Iterator[None]:
     InputError
         Another process is within; the message names it, its machine and since when.
     """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / ".lock").open("a+")
@@ -264,7 +265,8 @@ def only_process(folder: Path) -> Iterator[None]:
             with suppress(OSError):
                 if [path.name for path in folder.iterdir()] == [".lock"]:  # nothing was made here
                     (folder / ".lock").unlink()
-                    folder.rmdir()
+                    for path in dict.fromkeys((folder, *made)):
+                        path.rmdir()
 
 
 def checksum(*paths: Path) -> str:

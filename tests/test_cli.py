@@ -143,7 +143,7 @@ def test_segment_checks_its_outputs_first(case, weights, tmp_path):
     info = CheckpointInfo("wingsnet", {"width": 1, "supervision": "final"}, 32, 1.0)
     save_checkpoint(final, build_network(info.network, **info.parameters), info)
     message = fails("segment", ct, "-o", tmp_path / "a.nii.gz", "--weights", final, "--samples", 2)
-    assert "final.safetensors: no uncertainty from this WingsNet" in message
+    assert "final.safetensors: no uncertainty from this FastWingsNet" in message
     assert [path.name for path in tmp_path.iterdir()] == ["final.safetensors"]
 
 

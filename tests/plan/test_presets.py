@@ -87,7 +87,7 @@ def test_cases_of_a_data_set_are_those_of_its_table(tmp_path):
         ({"threads": 1.5}, "threads = 1.5: .*; write threads: 1$"),
         ({"data": 3}, "data = 3: .*; write data: data/phantoms$"),
         ({"study": None}, "study = None: .*; write study: quick$"),
-        ({"gradients": "dice"}, r"gradients = 'dice': .*; write gradients: {losses: \[dice\]}$"),
+        ({"gradients": "dice"}, r"gradients = 'dice': .*; write gradients: {view: 64}$"),
         ({"figures": "dice"}, "figures = 'dice': .*; write figures: {baseline: both_dice}$"),
     ],
 )
