@@ -231,8 +231,8 @@ def only_process(folder: Path) -> Iterator[None]:
     """Keep other processes out of `folder` within this context.
 
     The lock is the operating system's (flock) on the file `folder`/.lock: it ends with the process, however that ends.
-    The file may stay and does no harm; if nothing else was made, it goes, with the folders made for it. Where the file system has
-    no locks, nothing is kept out.
+    The file may stay and does no harm; if nothing else was made, it goes, with the folders made for it. Where the file
+    system has no locks, nothing is kept out.
 
     Raises
     ------
