@@ -183,39 +183,6 @@ def write_ledger(name: str, claims: str | Path = PATH) -> pd.DataFrame:
     return table
 
 
-def read_ledger(path: str | Path) -> pd.DataFrame:
-    """A claims.csv as `evaluate` returned it, numbers to four decimals."""
-    table = pd.read_csv(path, keep_default_na=False, na_values={name: [""] for name in ("ours", "low", "high")})
-    return table[list(COLUMNS)]
-
-
-def as_markdown(table: pd.DataFrame, measures: bool = True) -> str:
-    """The ledger as a Markdown table: a row a claim, bold, each followed by its measures.
-
-    measures: False for the claims alone, with how many of their measures say what. The same text comes from `evaluate`
-    and from its claims.csv.
-    """
-    names = ["claim, and what decides it", "published", "here", "expected", "says"]
-    names = names if measures else ["claim", "published", "its measures", "verdict"]
-    lines = [line(names), "|" + "---|" * len(names)]
-    for _, rows in table.groupby("claim", sort=False):
-        first = rows.iloc[0]
-        cells, verdict = [f"**{first['statement']}**", first["paper"]], f"**{first['verdict']}**"
-        if measures:
-            lines.append(line([*cells, "", "", verdict]))
-            lines += [line(cells_of(row)) for row in rows.to_dict("records")]
-        else:
-            counts = rows["says"].value_counts(sort=False)
-            lines.append(line([*cells, ", ".join(f"{count} {says}" for says, count in counts.items()), verdict]))
-    return "\n".join(lines) + "\n"
-
-
-def cells_of(row: Mapping[str, Any]) -> list[str]:
-    """A measure's cells: in words, nothing published, value with interval and seeds, expected, what it says."""
-    says = row["says"] + (f": {row['note']}" if row["note"] else "")
-    return [row["measure"], "", number_in_words(row), row["expected"], says]
-
-
 def number_in_words(row: Mapping[str, Any]) -> str:
     """A measure's value with its interval and the number of seeds.
 
@@ -230,8 +197,3 @@ def number_in_words(row: Mapping[str, Any]) -> str:
     if np.isnan(low):
         return f"{ours:.2f} (one seed)" if row["n"] else f"{ours:.2f}"
     return f"{ours:.2f} ({low:.2f} to {high:.2f}; {row['n']} seeds)"
-
-
-def line(cells: list[str]) -> str:
-    """Cells as a line of a Markdown table."""
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
