@@ -27,7 +27,8 @@ def test_every_name_resolves_to_what_bears_it(name):
 def test_the_names_are_those_promised():
     losses = {"general_union_loss", "general_union_weight", "GeneralUnionLoss", "relative_distance"}
     others = {"WingsNet", "class_gradients", "parse_tree", "evaluate", "segment", "load_checkpoint", "__version__"}
-    assert set(airwaylib.__all__) == losses | others
+    images = {"read_ct", "write_volume"}
+    assert set(airwaylib.__all__) == losses | others | images
     assert set(airwaylib.__all__) - {"__version__"} <= set(dir(airwaylib))
     assert airwaylib.__version__ == version("airwaylib")
     with pytest.raises(ImportError, match="cannot import name 'WingNet'"):

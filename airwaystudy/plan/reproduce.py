@@ -93,8 +93,9 @@ def tell_needs(preset: Preset, runs: list[str], cores: int | None, cluster: bool
 
     needs.check_names(left)
     memory = max(map(needs.step_gigabytes, left))
-    cores_each = f"{preset.threads} CPU core" + "s" * (preset.threads > 1)
-    asked = f"{len(left)} runs to train: each takes {cores_each} and about {max(memory, 0.1):.1f} GB"
+    of_them = f"{len(left)} run{'s' * (len(left) > 1)} to train"
+    cores_each = f"{preset.threads} CPU core{'s' * (preset.threads > 1)}"
+    asked = f"{of_them}: each takes {cores_each} and about {max(memory, 0.1):.1f} GB"
     if preset.gpus:
         asked += f" on {preset.gpus} GPU" + ("s" if preset.gpus > 1 else "")
     if preset.phantoms is not None:

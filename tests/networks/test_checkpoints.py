@@ -10,7 +10,9 @@ import safetensors.torch
 import torch
 from refusals import refused
 
+from airwaylib.inference import DEFAULT_WEIGHTS
 from airwaylib.networks.checkpoints import CheckpointInfo, build_network, load_checkpoint, save_checkpoint, start_from
+from airwaylib.networks.wingsnet import WingsNet
 
 INFO = CheckpointInfo("wingsnet", {"width": 2}, window=16, spacing=0.7)
 
@@ -172,3 +174,8 @@ def test_a_network_starts_from_the_weights_of_another(checkpoint):
 def test_a_network_does_not_start_from_the_weights_of_another_architecture(checkpoint):
     refused(lambda: start_from(network(width=3), checkpoint), checkpoint, "wingsnet with {'width': 2}")
     refused(lambda: start_from(network(), checkpoint.with_name("none.safetensors")), "no such checkpoint")
+
+
+def test_the_weights_of_the_package_are_the_default():
+    network, info = load_checkpoint()
+    assert info == load_checkpoint(DEFAULT_WEIGHTS)[1] and isinstance(network, WingsNet)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from airwaylib.errors import InputError
 from airwaystudy.plan import needs
 from airwaystudy.training.config import TrainConfig
 
@@ -32,3 +33,10 @@ def test_a_step_is_timed_on_small_crops_and_scaled(monkeypatch):
     monkeypatch.setattr(needs.time, "monotonic", lambda: next(ticks))
     assert needs.seconds_of_a_step(small.model_copy(update={"crop": 32}), 1) == 2 * 8
     assert torch.get_num_threads() == before
+
+
+def test_names_that_do_not_exist_are_refused_with_the_run_that_has_them():
+    needs.check_names([RUN])
+    for update, line in (({"loss": "dise"}, "third: .*'dise'"), ({"network": "wings"}, "third: .*'wings'")):
+        with pytest.raises(InputError, match=line):
+            needs.check_names([RUN, RUN, RUN.model_copy(update={"run": "third"} | update)])

@@ -73,6 +73,8 @@ def test_cases_of_a_data_set_are_those_of_its_table(tmp_path):
         ({"phantoms": {"train": "0-1", "tset": "8"}}, r"no parameter 'phantoms.tset'; did you mean test\?"),
         ({"phantoms": {"train": "0-1", "test": 8}}, "phantoms.test = 8: .*write 8-8$"),
         ({"phantoms": {"train": [2, 4, 3], "test": "8"}}, "phantoms.train = .*write 2-4$"),
+        ({"phantoms": {"train": [2, 9], "test": "8"}}, "phantoms.train = .*without gaps is needed, such as 8-11"),
+        ({"phantoms": {"train": "0-1", "test": "8-"}}, "8-"),
         ({"phantoms": {"train": 0.5, "test": "8"}}, "phantoms.train = 0.5: .*; write train: 0-6$"),
         ({"phantoms": "0-6"}, "phantoms = '0-6': .*; write phantoms: {size: mini, train: 0-6, test: 8-11}$"),
         ({"seeds": 3}, r"seeds = 3: .*; write seeds: \[0, 1, 2\]$"),

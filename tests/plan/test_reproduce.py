@@ -169,7 +169,7 @@ def test_before_the_first_run_it_says_what_all_need(tiny, capsys):
     said = capsys.readouterr().out.splitlines()[:2]
     assert said[0] == "1 runs, 0 done before"
     assert said[1] == (
-        "1 runs to train: each takes 1 CPU cores and about 0.0 GB; 2 phantoms, 0.0 GB of disk; training takes about "
+        "1 run to train: each takes 1 CPU core and about 0.1 GB; 2 phantoms, 0.0 GB of disk; training takes about "
         "50 min on this CPU, by one timed step; data, scores and figures come on top"
     )
     reproduce.reproduce("tiny", ["final_dice_1"])
@@ -183,7 +183,7 @@ def test_runs_that_want_a_gpu_are_refused_without_one_unless_asked(tiny, monkeyp
     with pytest.raises(InputError) as caught:
         reproduce.reproduce("tiny")
     assert str(caught.value) == (
-        "preset tiny: no GPU is visible. 4 runs to train: each takes 1 CPU cores and about 0.0 GB on 1 GPU; 2 "
+        "preset tiny: no GPU is visible. 4 runs to train: each takes 1 CPU core and about 0.1 GB on 1 GPU; 2 "
         "phantoms, 0.0 GB of disk. Without one, training takes about 3 h on this CPU, by one timed step. Give "
         "--profile for a cluster, or --cpu-anyway to start all the same"
     )

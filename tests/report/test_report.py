@@ -192,6 +192,12 @@ def test_misspelt_study_is_refused(home, results):
     assert not (home / "results/made_upp").exists()
 
 
+def test_study_without_a_run_or_a_table_is_refused(home):
+    (home / "results/empty/tables").mkdir(parents=True)
+    done = CliRunner().invoke(app, ["report", "empty"])
+    assert isinstance(done.exception, InputError) and "no finished run and no table" in str(done.exception)
+
+
 def test_fault_that_the_notebook_meets_is_one_line(home, results):
     faulty = (home / "claims.yaml").read_text()
     (home / "claims.yaml").write_text("a: b")
