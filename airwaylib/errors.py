@@ -1,4 +1,4 @@
-"""The one kind of error that is the input's fault, not the program's: shown to a user as one line."""
+"""Define the one error for bad input; users see its message as one line."""
 
 
 class InputError(ValueError):

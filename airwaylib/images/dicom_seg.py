@@ -1,4 +1,4 @@
-"""An airway mask as a DICOM Segmentation object that lies on the CT's own slices (made with highdicom).
+"""Write an airway mask as a DICOM Segmentation object on the CT's own slices, by highdicom.
 
 Viewers and archives take it for what it is: patient, study, frame of reference and geometry are the CT's, and every
 frame names the slice it belongs to. Source: DICOM PS3.3, A.51.

@@ -67,7 +67,7 @@ def check_output(path: Path) -> None:
 
 
 def _same(written: sitk.Image, image: sitk.Image) -> bool:
-    """Whether all voxels are equal and the geometry is, but for the float32 and the quaternion of NIfTI headers."""
+    """Tell whether voxels and geometry are equal, but for float32 and the quaternion of NIfTI headers."""
     near = all(
         np.allclose(getattr(written, get)(), getattr(image, get)(), rtol=1e-6, atol=1e-3)
         for get in ("GetSpacing", "GetOrigin", "GetDirection")
@@ -236,7 +236,7 @@ def _read_header(path: Path) -> "Dataset | None":
 
 
 def _is_ct(header: "Dataset") -> bool:
-    """Whether a slice is of a CT, and not of the scout image it was planned on."""
+    """Tell whether a slice is of a CT, and not of the scout image it was planned on."""
     return header.get("Modality") == "CT" and "LOCALIZER" not in (header.get("ImageType") or ())
 
 

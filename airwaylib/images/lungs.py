@@ -1,4 +1,4 @@
-"""Where the lungs of a chest CT are: a mask of the air inside the body and its bounding box, from HU alone.
+"""Find the lungs of a chest CT by HU alone: a mask of the air inside the body.
 
 Made for cropping, not for diagnosis: lung that holds no air (consolidation, effusion, tumour) is not in the mask. The
 method and its constants are our own choice; Zheng et al. 2021 crop to a lung mask's box, made in a way unknown to us.
@@ -96,12 +96,12 @@ def sides_with_body(hu: np.ndarray) -> np.ndarray:
 
 
 def seen_before(mask: np.ndarray, axis: int) -> np.ndarray:
-    """Whether `mask` is true at a voxel or anywhere before it along `axis`."""
+    """Tell whether `mask` is true at a voxel or anywhere before it along `axis`."""
     return np.maximum.accumulate(mask, axis)
 
 
 def seen_after(mask: np.ndarray, axis: int) -> np.ndarray:
-    """Whether `mask` is true at a voxel or anywhere after it along `axis`."""
+    """Tell whether `mask` is true at a voxel or anywhere after it along `axis`."""
     return np.flip(np.maximum.accumulate(np.flip(mask, axis), axis), axis)
 
 

@@ -1,4 +1,4 @@
-"""A mask's surface as triangles in the patient's space (mm, LPS), and as a binary STL or PLY file.
+"""Turn a mask's surface into triangles in the patient's space (mm, LPS) and into a binary STL or PLY file.
 
 The surface goes between the centres of the mask's voxels and those around them, so that no airway is lost or cut off,
 however thin. Where between, a smoothed copy of the mask says: without it, every wall would be a staircase. The files

@@ -98,7 +98,7 @@ class Volume:
         return Volume(array, self.spacing, self.origin, self.direction)
 
     def same_grid(self, other: "Volume", tolerance: float = 0.01) -> bool:
-        """Whether `other` has this shape and each of its corner voxels lies within `tolerance` mm of ours."""
+        """Tell whether `other` has this shape and each of its corner voxels lies within `tolerance` mm of ours."""
         if self.array.shape != other.array.shape:
             return False
         corners = np.stack(np.meshgrid(*[(0, n - 1) for n in self.array.shape]), axis=-1).reshape(8, 3)

@@ -1,4 +1,4 @@
-"""The register of losses: formula, source and gradient ratio stand once, at the function, in the decorator `loss`."""
+"""Register losses by name: formula, source and gradient ratio stand once, in the decorator `loss`."""
 
 import inspect
 from collections.abc import Callable

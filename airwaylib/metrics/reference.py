@@ -31,7 +31,7 @@ Spacing = tuple[float, float, float]  # x, y, z in mm
 
 @dataclass(frozen=True)
 class Convention:
-    """What a challenge scores."""
+    """Rules by which a challenge scores."""
 
     component: int | None  # connectivity of the prediction's largest component that TD and BD take; None: as given
     cut_overlap: bool  # whether DSC and the other scores of voxels take that component, too

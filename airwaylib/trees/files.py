@@ -1,4 +1,4 @@
-"""An airway tree as a file: CSV, JSON, SWC (neuron viewers) or VTP (ParaView, 3D Slicer); points in mm, LPS."""
+"""Write an airway tree as CSV, JSON, SWC (neuron viewers) or VTP (ParaView, 3D Slicer); points in mm, LPS."""
 
 import json
 from collections.abc import Callable

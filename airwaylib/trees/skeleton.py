@@ -133,7 +133,7 @@ def _peel(rows: np.ndarray, code: np.ndarray, face: np.int32, table: np.ndarray)
 
 
 def _connected(around: np.ndarray) -> np.ndarray:
-    """Whether the neighbours hang together without the voxel (26-connected; none at all do)."""
+    """Tell whether the neighbours hang together without the voxel (26-connected; none at all do)."""
     reached = around & -around  # start with one, and add what is adjacent until nothing changes
     result = np.zeros(len(around), bool)
     index = np.arange(len(around))
@@ -146,7 +146,7 @@ def _connected(around: np.ndarray) -> np.ndarray:
 
 
 def _keeps_euler(around: np.ndarray) -> np.ndarray:
-    """Whether removing the voxel keeps the Euler characteristic: its own vertices - edges + faces - 1 are 0."""
+    """Tell whether removing the voxel keeps the Euler characteristic: its own vertices - edges + faces - 1 are 0."""
     owned = np.full(len(around), -1, np.int8)
     for mask, sign in CELLS:
         owned += np.where(around & mask, np.int8(0), np.int8(sign))

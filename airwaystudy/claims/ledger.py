@@ -1,4 +1,4 @@
-"""The claims ledger: each statement of the paper, and of this study's theory, against what the study's tables say.
+"""Judge each statement of the paper, and of this study's theory, by the study's tables: the claims ledger.
 
 claims.yaml lists the statements and the measures that decide each; this module evaluates them. A claim holds if all its
 measures support it, and partly if some do and none contradicts it; it is mixed if some support and some contradict it,

@@ -144,7 +144,7 @@ class Effect(Measure):
 
 
 class Spread(Measure):
-    """How much further apart the variants' means lie in one metric than in another: largest less smallest, by seed."""
+    """Compare the spread of the variants' means (largest less smallest) in one metric with another's, by seed."""
 
     kind: Literal["spread"]
     metric: str = Field(description="column of scores_by_case.csv that is expected to spread")

@@ -1,4 +1,4 @@
-"""A case: where its CT and its airway label lie (DATA/cases.csv, or DATA/raw/CASE), and both of them on one grid.
+"""Find a case's CT and airway label (DATA/cases.csv, or DATA/raw/CASE) and read both on one grid.
 
 Public files are not always in order: a label has lost its header, or z was stored as x. What can be told beyond doubt
 is mended and reported; anything else is an error that names both grids.
@@ -88,7 +88,7 @@ def split_names(data: str | Path) -> dict[str, list[str]] | None:
 
 
 def find_case(data: str | Path, name: str) -> Case:
-    """Where the CT and the label of a case lie: by DATA/cases.csv, else DATA/raw/CASE/ct.* and airway.*.
+    """Find the CT and the label of a case by DATA/cases.csv, else as DATA/raw/CASE/ct.* and airway.*.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""A data set on disk -> training stores and DATA/cases.csv: checked, split, prepared, each case on its own.
+"""Turn a data set on disk into training stores and DATA/cases.csv: check, split and prepare case by case.
 
 A bad case is noted and the others go on; a store that stands is kept, so that a call that was cut off can be repeated.
 """
@@ -31,7 +31,7 @@ GB_A_JOB = 6  # memory for a process; 1.6 GB seen for 373 slices (benchmarks/pre
 
 @dataclass
 class Report:
-    """What `prepare_dataset` did.
+    """Report of `prepare_dataset`.
 
     `stores`: path by case; `faults`: one line a bad case; `notes`: remarks; `mended`: by case, in words; `table`: path
     of cases.csv.

@@ -18,7 +18,7 @@ Place = tuple[str, Path]  # name of a case, and a CT or a label of it
 
 
 class Layout(NamedTuple):
-    """How one data set lies on disk.
+    """Layout of one data set on disk.
 
     `expected`: what lies where, for messages; `find`: ROOT -> CTs and labels; `cases`: how many with a public label the
     whole set has, None if any; `unlabelled`: names of cases whose label is not public, as a regular expression.
@@ -31,7 +31,7 @@ class Layout(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What lies in a folder: whole cases by name; what is wrong with the others, by name; remarks."""
+    """Contents of a folder: whole cases by name; faults of the others by name; remarks."""
 
     cases: dict[str, Case]
     faults: dict[str, str]
@@ -96,12 +96,12 @@ def images(root: Path) -> Iterator[Path]:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file of this name is an image that can be read, and not hidden."""
+    """Tell whether a file of this name is an image that can be read, and not hidden."""
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
 def is_dicom(folder: Path) -> bool:
-    """Whether one of the first files of a folder is a DICOM slice, by its suffix or its signature."""
+    """Tell whether one of the first files of a folder is a DICOM slice, by its suffix or its signature."""
     files = sorted(file for file in folder.iterdir() if not file.name.startswith(".") and file.is_file())
     for path in files[:3]:  # a readme or DICOMDIR may come first
         if path.suffix.lower() == ".dcm":

@@ -1,4 +1,4 @@
-"""A case (CT and airway label) -> its training store: what the samplers and the loss need, cut to the lungs' box.
+"""Turn a case (CT and airway label) into its training store: the samplers' and the loss's arrays in the lungs' box.
 
 Store: a zarr group of arrays on one grid (z, y, x), in chunks small enough that a crop reads in milliseconds:
 

@@ -1,4 +1,4 @@
-"""Where a training crop lies: the paper's two samplers (Zheng et al., IEEE TMI 2021) and the ones beside them.
+"""Draw the place of a training crop: the paper's two samplers (Zheng et al., IEEE TMI 2021) and others.
 
 A sampler maps (store, side of the cube in voxels, random generator) to the cube's corner z, y, x, which may lie outside
 the grid where an axis is shorter than the cube. `SAMPLING` names how an epoch's crops share the samplers.
@@ -28,7 +28,7 @@ def random_corner(shape: tuple[int, ...], side: int, rng: np.random.Generator) -
 
 
 def count_inside(points: np.ndarray, low: np.ndarray, side: int) -> int:
-    """How many of `points` (N, 3) lie in the cube of `side` voxels at corner `low`."""
+    """Count the `points` (N, 3) that lie in the cube of `side` voxels at corner `low`."""
     return int(((points >= low) & (points < low + side)).all(1).sum())
 
 

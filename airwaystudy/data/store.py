@@ -1,4 +1,4 @@
-"""A prepared case opened for training: its arrays, on disk or held in memory, and the points crops are drawn about."""
+"""Open a prepared case for training: arrays on disk or in memory, and the points that crops are drawn about."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -55,7 +55,7 @@ class Store:
 
     @property
     def device(self) -> torch.device:
-        """Where the arrays are held; the CPU if they are on the disk."""
+        """Device that holds the arrays; the CPU if they are on the disk."""
         return self.image.device if isinstance(self.image, Tensor) else torch.device("cpu")
 
     def on(self, device: str | torch.device) -> "Store":
@@ -80,7 +80,7 @@ class Store:
         return cube
 
     def read_lines(self, name: str, low: np.ndarray, side: int, plane: int = 0) -> tuple[Tensor, Tensor]:
-        """What `read` gives of label or distance, as the lines along axis `plane` that come near the airway.
+        """Read label or distance as `read` does, as the lines along axis `plane` that come near the airway.
 
         Returns their numbers (N,) among the side^2 lines of the cube, and the lines (N, S), float32. All others are 0.
         """

@@ -17,7 +17,7 @@ SHARE_COLOURS = plt.get_cmap("RdBu_r").with_extremes(bad=NO_SHARE)
 
 
 def run_label(maps: GradientMaps) -> str:
-    """What tells a run from the others: loss, supervision, seed."""
+    """Label a run by loss, supervision and seed."""
     return f"{maps.loss}, {maps.supervision}, seed {maps.seed}"
 
 
@@ -57,7 +57,7 @@ def share_slice(share: np.ndarray, shape: tuple[int, ...], axis: int, index: int
 
 
 def head_up(axis: int) -> bool:
-    """Whether a slice's rows go up on the screen: the first row of an axial slice is the front, of others the feet."""
+    """Tell whether a slice's rows go up on the screen: an axial slice's first row is the front, others' the feet."""
     return axis > 0
 
 

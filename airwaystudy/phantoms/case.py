@@ -52,7 +52,7 @@ class Phantom:
 
 @dataclass(frozen=True)
 class Patient:
-    """Where a case's anatomy lies, and what differs from patient to patient in the airways."""
+    """A case's anatomy, and the airways' properties that differ from patient to patient."""
 
     thorax: Thorax
     trachea_radius: float

@@ -28,7 +28,7 @@ PROBABILITY = {
 
 
 def draw_findings(rng: np.random.Generator) -> tuple[str, ...]:
-    """Which of PROBABILITY's findings a case has."""
+    """Draw the findings of a case, each by its PROBABILITY."""
     return tuple(name for name, chance in PROBABILITY.items() if rng.random() < chance)
 
 
@@ -49,7 +49,7 @@ def widen(tree: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def beyond(tree: pd.DataFrame, root: int) -> np.ndarray:
-    """Which rows of a tree lie beyond branch `root`, itself included; boolean (N,)."""
+    """Find the rows of a tree beyond branch `root`, itself included; boolean (N,)."""
     within = np.zeros(len(tree), bool)
     within[root] = True
     for branch, parent in zip(tree["branch"], tree["parent"], strict=True):

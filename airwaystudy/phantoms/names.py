@@ -6,13 +6,13 @@ from airwaystudy.phantoms.drawing import Shape
 
 
 def is_synthetic(case: str) -> bool:
-    """Whether a case's name is that of a phantom."""
+    """Tell whether a case's name is that of a phantom."""
     return case.startswith(("mini_", "chest_"))
 
 
 @dataclass(frozen=True)
 class PhantomSize:
-    """How large a phantom is, lengths in mm: a given shape, or an adult in a matrix of 512 x 512."""
+    """Size of a phantom, lengths in mm: a given shape, or an adult in a matrix of 512 x 512."""
 
     points: int  # that its trees serve
     trachea_radius: tuple[float, float]

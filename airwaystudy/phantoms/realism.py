@@ -1,4 +1,4 @@
-"""How far synthetic CTs are from real ones: HU of the tissues, noise spectrum, airway walls; one table of deviations.
+"""Measure how far synthetic CTs are from real ones: tissues' HU, noise spectrum, airway walls; one table of deviations.
 
 All of it is measured on CT and airway mask alone, so that phantoms and patients go the same way: the lungs are those of
 `lungs.lung_mask`, not a phantom's own. Thresholds and sizes are our own choice. Trees are compared in `morphometry`.
@@ -207,7 +207,7 @@ def wall_peaks(profile: pd.DataFrame) -> dict[str, float]:
 
 
 class Measured(NamedTuple):
-    """What `measure_ct` finds: numbers by name, and the curves behind them."""
+    """Measures of a CT by `measure_ct`: numbers by name, and the curves behind them."""
 
     numbers: dict[str, float]
     histograms: pd.DataFrame  # tissue (lung, body), hu, voxels, density
@@ -263,7 +263,7 @@ def measured(numbers: Sequence[Mapping[str, float]], source: str) -> pd.DataFram
 
 
 def deviation(phantoms: Sequence[Mapping[str, float]], references: pd.DataFrame) -> pd.DataFrame:
-    """How far phantoms are off, one row a reference.
+    """Tabulate how far phantoms are off, one row a reference.
 
     Returns property, unit, cases, phantom (median over the cases), mean_low, mean_high (bootstrap 95 % interval of the
     mean), reference_low, reference_high, source, difference, ratio.

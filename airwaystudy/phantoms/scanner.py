@@ -1,4 +1,4 @@
-"""What a CT scanner makes of a noiseless, finely rendered image: slices, resolution, noise and file conventions.
+"""Scan a noiseless, finely rendered image as a CT scanner would: slices, resolution, noise and file conventions.
 
 Every slice is filtered in the Fourier domain, so one transfer function shapes both the anatomy and the noise. Numbers
 are our own choice within what clinical chest protocols use.

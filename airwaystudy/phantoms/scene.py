@@ -1,4 +1,4 @@
-"""A chest being drawn: the image, where the thorax lies in it, and the brushes that lay tissues over it."""
+"""Draw a chest: the image, the thorax's place in it, and the brushes that lay tissues over it."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The shape of a synthetic thorax: lungs and lobes, chest wall, mediastinum, diaphragm and landmarks, one a case.
+"""Shape a synthetic thorax for each case: lungs and lobes, chest wall, mediastinum, diaphragm and landmarks.
 
 Everything is laid out once, in a standard adult of 260 mm from the lungs' base to their apex, and moved to a case's
 own position, size and proportions; a smooth random warp makes no two alike. Standard coordinates are mm: u to the
@@ -24,7 +24,7 @@ def ellipsoid(u: np.ndarray, v: np.ndarray, w: np.ndarray, centre: np.ndarray, s
 
 
 def oval(u: np.ndarray, v: np.ndarray, semi_u: float, semi_v: float) -> np.ndarray:
-    """How far out a point is in a rounded rectangle, which a chest's section is: 1 on its border."""
+    """Measure how far out a point is in a rounded rectangle, such as a chest's section: 1 on its border."""
     return (np.abs(u / semi_u) ** 2.4 + np.abs(v / semi_v) ** 2.4) ** np.float32(1 / 2.4)
 
 
@@ -146,7 +146,7 @@ class Thorax:
         return w - self.fissures[2] + 0.2 * (v + 40) + 4 * np.sin(u / 25)
 
     def holds(self, point: np.ndarray) -> bool:
-        """Whether a point (x, y, z in mm of the case) lies in a lung, 1 mm or more under the pleura."""
+        """Tell whether a point (x, y, z in mm of the case) lies in a lung, 1 mm or more under the pleura."""
         return bool(self.lung_depth(*self.standard(*point)) > 1)
 
     def lobe(self, u: np.ndarray, v: np.ndarray, w: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The runs of a study, from their folders: what was asked for, what is there, and whether it may be compared.
+"""Collect the runs of a study from their folders: those asked for, those there, and whether they may be compared.
 
 A run's name is its variant and its seed: `both_dice_0`. Runs of one variant differ by nothing but the seed.
 """
@@ -115,7 +115,7 @@ def refuse_mixtures(folder: Any, done: pd.DataFrame, configs: dict[str, TrainCon
 
 
 def notes_on(table: pd.DataFrame) -> list[str]:
-    """What a reader of the tables must know: runs that are not there, and runs of another version of the code."""
+    """List what a reader of the tables must know: missing runs, and runs of another version of the code."""
     notes = []
     for status in ("failed", "incomplete", "not run"):
         for row in table[table["status"] == status].to_dict("records"):

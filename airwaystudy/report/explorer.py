@@ -239,6 +239,6 @@ def spread(rows: pd.DataFrame, measure: str) -> str:
 
 
 def seeds_in_words(rows: pd.DataFrame) -> str:
-    """How many seeds the numbers are of."""
+    """Count the seeds behind the numbers."""
     count = rows["seed"].nunique()
     return "one seed" if count == 1 else f"{count} seeds (lowest to highest)"

@@ -1,4 +1,4 @@
-"""A trained run on its held-out cases: CT in, mask out, scores."""
+"""Segment and score a trained run's held-out cases."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -39,7 +39,7 @@ def refuse_another_run(config: TrainConfig) -> None:
 
 @dataclass
 class Progress:
-    """How far a run has come: a row of metrics.csv an epoch, the seconds they took, and the rows of probes.csv."""
+    """Progress of a run: a row of metrics.csv an epoch, the seconds they took, and the rows of probes.csv."""
 
     rows: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
@@ -52,11 +52,11 @@ class Progress:
 
     @property
     def is_best(self) -> bool:
-        """Whether the epoch just done validated best."""
+        """Tell whether the epoch just done validated best."""
         return best_epoch(self.rows) == self.epoch
 
     def ended(self, config: TrainConfig) -> bool:
-        """Whether all epochs are done, or `patience` validations have brought nothing better."""
+        """Tell whether all epochs are done, or `patience` validations have brought nothing better."""
         stopped = config.patience is not None and validations_since_best(self.rows) >= config.patience
         return self.epoch >= config.epochs or stopped
 
@@ -134,5 +134,5 @@ def best_epoch(rows: list[dict[str, Any]]) -> int | None:
 
 
 def validations_since_best(rows: list[dict[str, Any]]) -> int:
-    """How many validations have followed the best one."""
+    """Count the validations after the best one."""
     return sum(row["epoch"] > best_epoch(rows) for row in validated(rows))

@@ -170,7 +170,7 @@ class Run:
 
     @property
     def info(self) -> CheckpointInfo:
-        """What the checkpoint says of itself."""
+        """Metadata of the checkpoint."""
         config = self.config
         parameters = {"width": config.width, "supervision": config.supervision}
         return CheckpointInfo(config.network, parameters, config.side, config.spacing)

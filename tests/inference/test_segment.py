@@ -279,9 +279,9 @@ def test_a_checkpoint_brings_its_own_threshold():
     ("shape", "arguments", "message"),
     [
         ((15, 60, 60), {}, r"\(15, 60, 60\) voxels .* too small: 16 along each axis"),
-        ((40, 60, 60), {"threshold": 0.0}, "probability 0.0"),
-        ((40, 60, 60), {"threshold": 1.0}, "probability 1.0"),
-        ((40, 60, 60), {"threshold": float("nan")}, "probability nan"),
+        ((40, 60, 60), {"threshold": 0.0}, "threshold 0.0"),
+        ((40, 60, 60), {"threshold": 1.0}, "threshold 1.0"),
+        ((40, 60, 60), {"threshold": float("nan")}, "threshold nan"),
         ((40, 60, 60), {"device": "gpu"}, "device 'gpu' is unknown: choose auto, cpu or cuda"),
         ((40, 60, 60), {}, "no lung found"),
     ],
