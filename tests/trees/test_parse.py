@@ -394,7 +394,7 @@ def test_the_tree_of_a_chest_phantom():
     beyond = tree.length_mm - tree.branches["length_mm"].iloc[0]
     assert 0.86 < beyond / truth.table["length_mm"][1:].sum() < 1
     # The parser drops segments of under five voxels, here 3.5 to 6 mm, and merges what they parted.
-    assert 0.45 * len(truth.table) < len(tree.branches) < len(segments.branches) < len(truth.table)
+    assert 0.4 * len(truth.table) < len(tree.branches) < len(segments.branches) < len(truth.table)
 
 
 def test_the_top_is_above_the_tree_although_a_spur_parts_the_trachea():
