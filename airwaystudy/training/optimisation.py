@@ -25,7 +25,8 @@ def make_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optim
         return torch.optim.SGD(
             network.parameters(), config.learning_rate, momentum=0.9, weight_decay=config.weight_decay
         )
-    return torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    # Fused: one pass over all parameters instead of some ten small operations each.
+    return torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
 @contextmanager

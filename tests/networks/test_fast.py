@@ -3,7 +3,16 @@ import torch
 import torch.nn.functional as F
 
 from airwaylib.networks import fast
-from airwaylib.networks.fast import Convolution, GatedNorm, MaxPool, gated_norm_, interpolate_by_products
+from airwaylib.networks.fast import (
+    Convolution,
+    GatedNorm,
+    MaxPool,
+    SmallConvolution,
+    gated_norm_,
+    interpolate_by_products,
+    stored_gated_norm,
+)
+from airwaylib.networks.wingsnet import WingsNet
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last_3d}
 
@@ -115,16 +124,58 @@ def test_convolution_of_parts_equals_that_of_their_concatenation(size, dilation,
         assert torch.allclose(a, b, rtol=0, atol=1e-10)
 
 
-def test_convolution_of_a_small_single_volume_is_made_of_two_halves(monkeypatch):
-    batches = []
-    convolve = F.conv3d
-    monkeypatch.setattr(
-        F, "conv3d", lambda maps, *args, **kw: batches.append(maps.shape[0]) or convolve(maps, *args, **kw)
-    )
-    layer = Convolution(torch.nn.Conv3d(2, 3, 3, padding=1))
-    for batch, size in ((1, 8), (2, 8), (1, 102)):  # 2 * 102 * 102 = 20808 channels and slices are no longer small
-        layer(torch.zeros(batch, 2, size, size, 4))
-    assert batches == [2, 2, 1]
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("size", [(5, 4, 6), (2, 4, 4), (1, 3, 3), (8, 9, 7)])
+def test_a_small_single_volume_has_the_convolution_of_a_batch(size, dilation, memory_format):
+    """In float32, by oneDNN; PyTorch in float64 says what is right."""
+    torch.manual_seed(0)
+    layer = torch.nn.Conv3d(5, 3, 3, padding=dilation, dilation=dilation)
+    maps = torch.randn(1, 5, *size).to(memory_format=memory_format).requires_grad_()
+    assert SmallConvolution.serves(maps)
+    ours = SmallConvolution.apply(maps, layer.weight, layer.bias, dilation)
+    exact = [tensor.detach().double().requires_grad_() for tensor in (maps, layer.weight, layer.bias)]
+    plain = F.conv3d(*exact, padding=dilation, dilation=dilation)
+    assert torch.allclose(ours.double(), plain, rtol=0, atol=1e-5)
+    above = torch.randn_like(plain)
+    wanted = torch.autograd.grad(plain, exact, above)
+    for a, b in zip(torch.autograd.grad(ours, (maps, layer.weight, layer.bias), above.float()), wanted, strict=True):
+        assert torch.allclose(a.double(), b, rtol=1e-5, atol=1e-5)
+
+
+def test_which_volumes_are_small():
+    for batch, channels, depth, small in ((1, 2, 8, True), (2, 2, 8, False), (1, 2, 102, False)):
+        # 2 * 102 * 102 = 20808 channels and slices are no longer small
+        assert SmallConvolution.serves(torch.zeros(batch, channels, depth, depth, 4)) is small
+    assert not SmallConvolution.serves(torch.zeros(1, 2, 8, 8, 4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("gates", [1, 2])
+def test_gated_norm_of_a_small_volume_is_the_same_stored(gates, memory_format):
+    maps, weight = maps_and_weight(gates, memory_format, shape=(1, 4, 3, 4, 5))
+    stored, recomputed = stored_gated_norm(maps, weight), GatedNorm.apply(maps, weight)
+    assert torch.allclose(stored, recomputed, rtol=0, atol=1e-12)
+    above = torch.randn_like(stored)
+    for a, b in zip(*(torch.autograd.grad(y, (maps, weight), above) for y in (stored, recomputed)), strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("stored", [0, 2**20])
+def test_both_tails_make_the_plain_network(stored, monkeypatch):
+    monkeypatch.setattr(fast, "STORED", stored)
+    torch.manual_seed(0)
+    plain = WingsNet(2).double().train()
+    ours = fast.FastWingsNet(2).double().train()
+    ours.load_state_dict(plain.state_dict())
+    image = torch.rand(1, 1, 16, 16, 24, dtype=torch.float64)
+    found = []
+    for network in (plain, ours):
+        torch.manual_seed(1)
+        logits = network(image)
+        (logits.decoder.square().mean() + logits.encoder.square().mean()).backward()
+        found.append((logits.decoder, {name: one.grad for name, one in network.named_parameters()}))
+    assert torch.allclose(found[0][0], found[1][0], rtol=0, atol=1e-9)
+    for name, grad in found[0][1].items():
+        assert torch.allclose(grad, found[1][1][name], rtol=1e-7, atol=1e-9), name
 
 
 def trilinear(maps, size, align_corners=True):
