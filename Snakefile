@@ -24,11 +24,12 @@ def executed(name):
     return run + " {params.yaml:q}"
 
 
-def scores(runs):
-    return [f"{RESULTS}/runs/{run}/scores.csv" for run in runs]
+def ends(runs):
+    return [PRESET.result(run) for run in runs]
 
 
-DONE = [run for run in RUNS if all(map(os.path.exists, scores([run])))]  # for `report`: what stands when it starts
+SCORED = PRESET.scored_runs()  # the others are only built on
+DONE = [run for run in SCORED if all(map(os.path.exists, ends([run])))]  # for `report`: what stands when it starts
 GRADIENTS = PRESET.gradient_parameters(DONE)  # None: 01 is left out
 
 
@@ -44,7 +45,7 @@ localrules:
 
 rule runs:
     input:
-        scores(WANTED),
+        ends(WANTED),
 
 
 rule report:
@@ -78,10 +79,10 @@ for rank, run in enumerate(RUNS):
         input:
             # Ancient: a run that is done stands, whatever has been touched since; its folder refuses other settings.
             ancient([f"{PRESET.data}/prepared/{case}.zarr" for case in CASES]),
-            ancient(scores(PRESET.needed(run))),
+            ancient(ends(PRESET.needed(run))),
             notebook=ancient("notebooks/02_train.ipynb"),
         output:
-            f"{folder}/scores.csv",
+            PRESET.result(run),
         params:
             yaml=json.dumps(RUNS[run]),
             folder=folder,
@@ -100,7 +101,7 @@ for rank, run in enumerate(RUNS):
 
 rule gradients:
     input:
-        scores(DONE),
+        ends(DONE),
         notebook="notebooks/01_gradient_erosion.ipynb",
     output:
         f"{RESULTS}/gradients/measures.csv",
@@ -136,7 +137,7 @@ rule idea:
 
 rule results:
     input:
-        scores(DONE),
+        ends(DONE),
         [f"{RESULTS}/gradients/measures.csv"] if GRADIENTS else [],
         notebook="notebooks/03_results.ipynb",
     output:
@@ -144,7 +145,7 @@ rule results:
         f"{RESULTS}/tables/scores_by_diameter.csv",
         f"{RESULTS}/tables/claims.csv",
     params:
-        yaml=json.dumps({"study": PRESET.study, "runs": list(RUNS), "planned": planned_variants(NAME)} | shown("compared", "curves")),
+        yaml=json.dumps({"study": PRESET.study, "runs": SCORED, "planned": planned_variants(NAME)} | shown("compared", "curves")),
     threads: workflow.cores
     shell:
         executed("03_results")
@@ -152,7 +153,7 @@ rule results:
 
 rule exhibits:
     input:
-        scores(DONE),
+        ends(DONE),
         f"{RESULTS}/tables/ablation.csv",
         f"{RESULTS}/tables/scores_by_diameter.csv",
         [f"{RESULTS}/gradients/measures.csv"] if GRADIENTS else [],
@@ -160,7 +161,7 @@ rule exhibits:
     output:
         f"{RESULTS}/figures/tree.html",
     params:
-        yaml=json.dumps({"study": PRESET.study, "runs": list(RUNS)} | shown("baseline", "ours", "compared")),
+        yaml=json.dumps({"study": PRESET.study, "runs": SCORED} | shown("baseline", "ours", "compared")),
     threads: workflow.cores
     shell:
         executed("04_exhibits")

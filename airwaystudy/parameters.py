@@ -30,7 +30,7 @@ class GradientParameters(BaseModel, extra="forbid", frozen=True):
 class PhantomParameters(BaseModel, extra="forbid"):
     """Parameters of appendix/phantoms."""
 
-    size: str = Field("mini", description="mini or chest")
+    size: str = Field("mini", description="mini, thin or chest")
     seeds: list[int] = Field([0, 1, 2], min_length=1, description="phantoms to measure, one a seed")
     cts: list[str] = Field([], description="real CTs to compare with; none: published values only")
     airways: list[str] = Field([], description="their airway masks, in the same order")

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from airwaylib.networks.wingsnet import (
     BLOCKS,
     COARSEST,
+    DROPOUT,
     MINIMUM_SIZE,
     SLOPE,
     Block,
@@ -47,8 +48,8 @@ class FastWingsNet(WingsNet):
     parameters here, so hooks on them never run.
     """
 
-    def __init__(self, width: int = 8, supervision: str = "both"):
-        super().__init__(width, supervision)
+    def __init__(self, width: int = 8, supervision: str = "both", dropout: float = DROPOUT):
+        super().__init__(width, supervision, dropout)
         for name in BLOCKS:
             self.add_module(name, FastBlock(self.get_submodule(name)))
 
@@ -95,7 +96,8 @@ class FastWingsNet(WingsNet):
         names = self.groups[group]
         taps = [self.get_submodule(name).tap for name in names]
         if group not in self.heads:
-            return FoldedGroup({names[0]: taps[0].weight.view(1, 1, -1).expand(batch, -1, -1)}, taps[0].bias)
+            weight = taps[0].weight.view(1, 1, -1).expand(batch, -1, -1)
+            return FoldedGroup({names[0]: weight if kept is None else weight * kept.to(weight)[:, None]}, taps[0].bias)
         head = self.heads[group]
         mix = head.weight.view(1, -1).expand(batch, -1)
         if kept is not None:

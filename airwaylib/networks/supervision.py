@@ -23,7 +23,9 @@ def as_group_logits(output: GroupLogits | Tensor) -> GroupLogits:
     raise InputError(f"the network gives {shape}: WingsNet's groups or one tensor of logits (B, 1, D, H, W) are needed")
 
 
-def group_losses(logits: GroupLogits, loss: Loss, label: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def group_losses(
+    logits: GroupLogits, loss: Loss, label: Tensor, weight: Tensor | None = None, airway_gain: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Compute the loss of the decoder group, with any coarser heads, and of the encoder group (0 without one).
 
     Parameters
@@ -34,9 +36,35 @@ def group_losses(logits: GroupLogits, loss: Loss, label: Tensor, weight: Tensor 
         (probability, target, weight) -> scalar, see `losses`.
     label, weight : Tensor
         (B, 1, D, H, W).
+    airway_gain : float
+        Factor on the gradient at the logits of airway voxels: the loss's class-wise ratio times this factor.
     """
-    decoder, *coarser = (loss(torch.sigmoid(head.float()), label, weight) for head in (logits.decoder, *logits.deep))
+
+    def loss_of(head: Tensor) -> Tensor:
+        head = head.float()
+        if airway_gain != 1:
+            head = AirwayGain.apply(head, label, airway_gain)
+        return loss(torch.sigmoid(head), label, weight)
+
+    decoder, *coarser = (loss_of(head) for head in (logits.decoder, *logits.deep))
     decoder = decoder + sum(share * part for share, part in zip(DEEP_WEIGHTS, coarser, strict=False))
     if logits.encoder is None:
         return decoder, torch.zeros_like(decoder)
-    return decoder, loss(torch.sigmoid(logits.encoder.float()), label, weight)
+    return decoder, loss_of(logits.encoder)
+
+
+class AirwayGain(torch.autograd.Function):
+    """Return the logits as they are; multiply their gradient by `gain` where `label` is 1."""
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, label: Tensor, gain: float) -> Tensor:
+        """(B, 1, D, H, W), as given."""
+        ctx.save_for_backward(label)
+        ctx.gain = gain
+        return logits.view_as(logits)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        """Gradient of the logits."""
+        (label,) = ctx.saved_tensors
+        return grad * (1 + (ctx.gain - 1) * label), None, None

@@ -6,6 +6,7 @@ A U-shaped network of 18 blocks. Besides feeding the next block, each block has 
     block:  3x3x3 conv -> InstanceNorm -> LeakyReLU(0.01) -> x * sigmoid(gate(x)), once or twice
     tap:    1x1x1 conv of a block's output to 2 channels -> trilinear to full size
     group:  taps, concatenated -> channel dropout -> head, a 1x1x1 conv to 1 channel
+            (a group of one block: channel dropout -> tap, a 1x1x1 conv to 1 channel)
 
 Both groups are supervised, so shallow blocks receive a gradient that has not passed through the whole network. The
 decoder's logits are the prediction. `checkpoints.build_network` builds the same network in a faster form.
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from airwaylib.errors import InputError
 
 SLOPE = 0.01  # of LeakyReLU
-DROPOUT = 0.3  # probability that a tap channel is dropped in training
+DROPOUT = 0.3  # the paper's probability that a channel is dropped in training
 # Block: (level, input channels, output channels, dilation). Level 0 is the finest. Channels are multiples of the width;
 # 0 stands for the image's single channel. The first block of a decoder level reads cat(upsampled, skip).
 # fmt: off
@@ -90,11 +91,14 @@ class WingsNet(nn.Module):
         - "final": one head, at the last block.
 
         All four have the same trunk, with the same first weights under one seed (Kaiming normal: our choice).
+    dropout : float
+        Probability, in [0, 1), that a channel is dropped in training before the convolution that makes a group's
+        logits: a tap channel, or in a group of one block, which the paper does not have, a channel of the block.
 
     Raises
     ------
     InputError
-        Unknown supervision, or a width below 1.
+        Unknown supervision, a width below 1, or a dropout out of range.
 
     Examples
     --------
@@ -103,12 +107,15 @@ class WingsNet(nn.Module):
     (torch.Size([1, 1, 20, 16, 16]), torch.Size([1, 1, 20, 16, 16]))
     """
 
-    def __init__(self, width: int = 8, supervision: str = "both"):
+    def __init__(self, width: int = 8, supervision: str = "both", dropout: float = DROPOUT):
         super().__init__()
         if supervision not in SUPERVISION:
             raise InputError(f"supervision {supervision!r} is unknown: choose one of {', '.join(SUPERVISION)}")
         if width < 1:
             raise InputError(f"width {width} is too small: it must be at least 1")
+        if not 0 <= dropout < 1:
+            raise InputError(f"dropout {dropout}: a probability from 0 to below 1 is needed, such as {DROPOUT}")
+        self.dropout = dropout
         self.groups = SUPERVISION[supervision]
         for name, (level, inputs, outputs, dilation) in BLOCKS.items():
             self.add_module(name, Block(inputs * width or 1, outputs * width, dilation, gates=1 if level == 0 else 2))
@@ -163,20 +170,31 @@ class WingsNet(nn.Module):
         return outputs
 
     def group_logits(self, group: str, outputs: dict[str, Tensor], image: Tensor, kept: Tensor | None) -> Tensor:
-        """Compute a group's logits at the image's size. `kept` are factors (B, C) of its tap channels; None: all 1."""
-        blocks = {name: self.get_submodule(name) for name in self.groups[group]}
+        """Compute a group's logits at the image's size. `kept` are factors (B, C) of its channels; None: all 1."""
         full = outputs["ec1"].shape[2:]
-        maps = torch.cat([resize(block.tap(outputs[name]), full) for name, block in blocks.items()], 1)
-        if kept is not None:
-            maps = maps * kept.to(maps)[:, :, None, None, None]
-        if group in self.heads:
-            maps = self.heads[group](maps)
+        head = dict(self.heads.items()).get(group)  # a group of one block has none
+        factors = None if kept is None else kept.to(image)[:, :, None, None, None]
+        taps = []
+        for name in self.groups[group]:
+            maps = outputs[name] if head is not None or factors is None else outputs[name] * factors
+            taps.append(resize(self.get_submodule(name).tap(maps), full))
+        maps = torch.cat(taps, 1)
+        if head is not None:
+            maps = head(maps if factors is None else maps * factors)
         depth, height, width = image.shape[2:]
         return at_least_float32(maps)[..., :depth, :height, :width]
 
     def draw_channels(self, batch: int, generator: torch.Generator | None) -> dict[str, Tensor]:
-        """Draw the channel dropout of every group that has a head, in the order of the groups."""
-        return {group: channel_dropout(batch, head.in_channels, generator) for group, head in self.heads.items()}
+        """Draw the channel dropout (B, C) of every group, in the order of the groups."""
+        return {
+            group: channel_dropout(batch, self.dropped_channels(group), generator, self.dropout)
+            for group in self.groups
+        }
+
+    def dropped_channels(self, group: str) -> int:
+        """Count the channels that channel dropout acts on: the head's inputs, or the only tap's."""
+        layer = self.heads[group] if group in self.heads else self.get_submodule(self.groups[group][0]).tap
+        return layer.in_channels
 
     def sample(self, image: Tensor, samples: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Compute decoder logits of one image without channel dropout and with `samples` draws of it.
@@ -187,7 +205,7 @@ class WingsNet(nn.Module):
         Raises
         ------
         InputError
-            As `forward`; or several images, or a supervision whose decoder has no channel dropout.
+            As `forward`; or several images, or a decoder group of one block.
         """
         self.check_sampling(image)
         outputs = self.trunk(padded(image))
@@ -195,10 +213,10 @@ class WingsNet(nn.Module):
         return tuple(self.group_logits("decoder", outputs, image, factors) for factors in (None, kept))
 
     def check_sampling(self, image: Tensor) -> None:
-        """Raise `InputError` unless the decoder has channel dropout and `image` is a single one."""
+        """Raise `InputError` unless the decoder group has several blocks and `image` is a single one."""
         if "decoder" not in self.heads:
             raise InputError(
-                "this WingsNet's decoder is one layer, without channel dropout; 'both' or 'decoder' has it"
+                "this WingsNet's decoder group is one block; draws of channel dropout need 'both' or 'decoder'"
             )
         if len(image) != 1:
             raise InputError(f"image of shape {tuple(image.shape)}: draws are of one image at a time, (1, 1, D, H, W)")
@@ -227,8 +245,10 @@ def at_least_float32(maps: Tensor) -> Tensor:
     return maps.to(torch.promote_types(maps.dtype, torch.float32))
 
 
-def channel_dropout(batch: int, channels: int, generator: torch.Generator | None = None) -> Tensor:
-    """Draw factors (B, C), float64: 0 for a dropped channel (probability 0.3), C / (number kept) for the others.
+def channel_dropout(
+    batch: int, channels: int, generator: torch.Generator | None = None, probability: float = DROPOUT
+) -> Tensor:
+    """Draw factors (B, C), float64: 0 for a dropped channel, C / (number kept) for the others.
 
     Each sample has its own draw. A sample that would lose all its channels keeps them all (our choice; 1 in 2 million
     for the decoder's 12). The authors' program counts the kept channels over the whole batch: a gain of 1 / B.
@@ -239,7 +259,7 @@ def channel_dropout(batch: int, channels: int, generator: torch.Generator | None
     tensor([[1.6667, 1.6667, 0.0000, 0.0000, 1.6667]], dtype=torch.float64)
     """
     device = generator.device if generator is not None else "cpu"
-    kept = torch.rand(batch, channels, generator=generator, device=device) >= DROPOUT
+    kept = torch.rand(batch, channels, generator=generator, device=device) >= probability
     kept |= ~kept.any(1, keepdim=True)
     return kept * (channels / kept.sum(1, keepdim=True, dtype=torch.float64))
 

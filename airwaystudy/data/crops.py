@@ -2,8 +2,8 @@
 
 A crop is drawn from a box larger by 150/128 than itself, turned by up to 15 degrees in a random plane, and the label
 interpolated and thresholded anew. Interpolation is linear (ours: the authors' program turns by cubic splines, which
-keep a few percent more of thin airways above a threshold of 0.9). Every crop depends on (seed, epoch, index) alone: the
-same numbers whatever the number of workers, and after a resume.
+keep a few percent more of thin airways above a threshold of 0.9). Every crop depends on (seed, stage, epoch, index)
+alone: the same numbers whatever the number of workers, and after a resume; other crops in each stage of a recipe.
 """
 
 import numpy as np
@@ -120,6 +120,7 @@ class Crops(Dataset):
     rotation: largest angle in degrees.
     label_threshold: of the interpolated label (the paper: 0.7 in stage 1, 0.9 in stage 2).
     seed: of everything drawn here.
+    stage: number of stages before this one; of one seed, every stage draws other crops.
     augment: mirror and zoom the crops, and change the image's intensities.
     large_airways: share of the crops, in [0, 1], drawn by large-airway sampling in place of the others.
     sampling: name of the samplers, see `samplers.SAMPLING`.
@@ -139,6 +140,7 @@ class Crops(Dataset):
         rotation: float = 15,
         label_threshold: float = 0.7,
         seed: int = 0,
+        stage: int = 0,
         augment: bool = False,
         large_airways: float = 0.0,
         sampling: str = "centreline",
@@ -150,7 +152,8 @@ class Crops(Dataset):
                     f"{store.name}: {store.shape} voxels are less than a crop of {crop}^3; use a smaller crop"
                 )
         self.stores, self.crop, self.per_case = stores, crop, per_case
-        self.rotation, self.label_threshold, self.seed, self.augment = rotation, label_threshold, seed, augment
+        self.rotation, self.label_threshold, self.augment = rotation, label_threshold, augment
+        self.seed, self.stage = seed, stage
         self.large_airways, self.samplers, self.device = large_airways, SAMPLING[sampling], device
         self.epoch = 0
 
@@ -161,8 +164,9 @@ class Crops(Dataset):
         """Crop `index` of the epoch in `self.epoch`; cases and samplers come in a shuffled order."""
         if not 0 <= index < len(self):
             raise IndexError(index)
-        turn = int(np.random.default_rng([self.seed, self.epoch]).permutation(len(self))[index])
-        rng = np.random.default_rng([self.seed, self.epoch, turn])
+        key = [self.seed, self.stage, self.epoch]
+        turn = int(np.random.default_rng(key).permutation(len(self))[index])
+        rng = np.random.default_rng([*key, turn])
         store = self.stores[turn % len(self.stores)]
         sampler = self.samplers[(turn // len(self.stores) + self.epoch) % len(self.samplers)]
         if self.large_airways and rng.random() < self.large_airways:

@@ -262,27 +262,27 @@ def plot_class_ratios(
     return figure
 
 
-def plot_trade_off(curves: pd.DataFrame, styles: Styles, title: str, marked: float = 0.5) -> Figure:
+def plot_trade_off(curves: pd.DataFrame, styles: Styles, title: str, marked: float = 0.0) -> Figure:
     """Draw TD against precision as the threshold goes up: a thin line a seed, a thick one with markers their mean.
 
-    curves: variant, seed, case, probability, td, precision (percent); means over the cases. The marker of the threshold
-    `marked` is filled, the first and the last threshold are written beside theirs.
+    curves: variant, seed, case, logit, td, precision (percent); means over the cases. The marker of the threshold
+    `marked` (logit 0: probability ½) is filled, the first and the last threshold are written beside theirs.
     """
     figure, ax = plt.subplots(figsize=(6.6, 5.4), layout="constrained")
     for variant, rows in curves.groupby("variant", sort=False):
         style = styles[variant]
-        seeds = rows.groupby(["seed", "probability"])[["td", "precision"]].mean()
+        seeds = rows.groupby(["seed", "logit"])[["td", "precision"]].mean()
         for _, one in seeds.groupby(level="seed"):
             ax.plot(one["precision"], one["td"], color=style["color"], lw=0.6, alpha=0.6)
-        mean = seeds.groupby(level="probability").mean()
+        mean = seeds.groupby(level="logit").mean()
         label = label_of(variant, rows.assign(seeds=rows["seed"].nunique()))
         ax.plot(mean["precision"], mean["td"], label=label, mfc="white", **style | {"lw": 1.8})
         at = mean[np.isclose(mean.index, marked)]
         ax.plot(at["precision"], at["td"], **style | {"ls": "", "ms": 9, "zorder": 5})
-        for probability in (mean.index.min(), mean.index.max()):
-            place = mean.loc[probability, ["precision", "td"]]
-            ax.annotate(f"{probability:g}", place, (6, 6), textcoords="offset points", fontsize=8, color=style["color"])
-    ax.plot([], [], color="black", ls="", marker="o", ms=9, label=f"threshold {marked:g}")
+        for logit in (mean.index.min(), mean.index.max()):
+            place = mean.loc[logit, ["precision", "td"]]
+            ax.annotate(f"{logit:g}", place, (6, 6), textcoords="offset points", fontsize=8, color=style["color"])
+    ax.plot([], [], color="black", ls="", marker="o", ms=9, label=f"threshold at logit {marked:g}")
     ax.set(xlabel="precision (%)", ylabel="tree length detected (%)")
     add_legend(figure, 6.6)
     figure.suptitle(title)

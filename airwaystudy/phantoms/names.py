@@ -1,13 +1,13 @@
 """Name a phantom by its size and seed, so that it can be made again."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from airwaystudy.phantoms.drawing import Shape
 
 
 def is_synthetic(case: str) -> bool:
     """Tell whether a case's name is that of a phantom."""
-    return case.startswith(("mini_", "chest_"))
+    return case.startswith(tuple(f"{size}_" for size in SIZES))
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,14 @@ class PhantomSize:
     smallest_airway: float  # radius of the thinnest labelled one, where the scan resolves it
     shape: Shape | None = None  # None: by patient and protocol
     spacing: float | None = None
+    stream: int = 0  # of random numbers: two sizes of one stream have the same anatomies
 
 
+MINI = PhantomSize(14_000, (4.7, 5.3), (2.8, 3.1), smallest_airway=0.93, shape=(128, 128, 128), spacing=1.0)
 SIZES = {
-    "mini": PhantomSize(14_000, (4.7, 5.3), (2.8, 3.1), smallest_airway=0.93, shape=(128, 128, 128), spacing=1.0),
-    "chest": PhantomSize(150_000, (6.5, 10.0), (2.3, 2.9), smallest_airway=0.65),
+    "mini": MINI,
+    "chest": PhantomSize(150_000, (6.5, 10.0), (2.3, 2.9), smallest_airway=0.65, stream=1),
+    "thin": replace(MINI, smallest_airway=0.75),  # the same images; about twice as many branches are labelled
 }
 
 

@@ -16,7 +16,11 @@ from airwaystudy.training.devices import make_fabric
 from airwaystudy.training.optimisation import make_optimizer
 
 STEP_BYTES = 370  # of a training step, a voxel of the crops and channel of the width: 0.77 GB at 64^3 and width 8
-CASE_MB = {"mini": 5, "chest": 140}  # on disk: a phantom (mini_0000: 3, chest_0000: 72) and its training store
+CASE_MB = {
+    "mini": 5,
+    "thin": 5,
+    "chest": 140,
+}  # on disk: a phantom (mini_0000: 3, chest_0000: 72) and its training store
 TIMED_SIDE = 32  # voxels; on a CPU, a step on larger crops is estimated from this one
 
 
@@ -35,7 +39,7 @@ def check_names(runs: Iterable[TrainConfig]) -> None:
     for run in runs:
         try:
             loss_by_name(run.loss, **run.loss_parameters)
-            build_network(run.network, width=run.width, supervision=run.supervision)
+            build_network(run.network, **run.network_parameters)
         except InputError as error:
             raise InputError(f"{run.run}: {error}") from error
 
@@ -53,7 +57,7 @@ def seconds_of_a_step(run: TrainConfig, threads: int) -> float:
     fabric = make_fabric(run.model_copy(update={"devices": 1}))
     cuda = fabric.device.type == "cuda"
     side = run.crop if cuda else min(run.crop, TIMED_SIDE)
-    network = build_network(run.network, width=run.width, supervision=run.supervision)
+    network = build_network(run.network, **run.network_parameters)
     network, optimizer = fabric.setup(network, make_optimizer(run, network))
     loss = loss_by_name(run.loss, **run.loss_parameters)
     image, distance = torch.rand(2, run.batch_size, 1, side, side, side, device=fabric.device)

@@ -12,13 +12,13 @@ from airwaylib.errors import InputError
 from airwaystudy import home
 from airwaystudy.data.cases import SPLITS, split_names
 from airwaystudy.parameters import FigureParameters, GradientParameters
-from airwaystudy.training.config import TrainConfig
+from airwaystudy.training.config import Recipe
 
 PATH = home.HOME / "study.yaml"
 LINKS = ("missed_by", "after")  # settings of a variant that name another one, of the same seed
 FIGURES = ("baseline", "ours", "compared", "curves")  # parameters of 03_results and 04_exhibits that a study may set
 GRADIENTS = ("view", "branch_cases", "looked_at")  # parameters of 01_gradient_erosion that a study may set
-FIXED = ("study", "run", "seed", "data", "start")  # what the plan itself sets
+FIXED = ("study", "run", "seed", "data", "start", "stage")  # what the plan itself sets
 
 
 def as_range(seeds: Any) -> Any:
@@ -37,7 +37,9 @@ Range = Annotated[str, BeforeValidator(as_range)]
 class Phantoms(BaseModel, extra="forbid", frozen=True):
     """Synthetic cases of a study by their seeds: "0-6" are seven. Examples say what to write, see `home.fault`."""
 
-    size: Literal["mini", "chest"] = Field("mini", description="mini (128^3 at 1 mm) or chest (an adult)")
+    size: Literal["mini", "thin", "chest"] = Field(
+        "mini", description="mini (128^3 at 1 mm), thin (the same, thinner airways labelled) or chest (an adult)"
+    )
     train: Range = Field(description="seeds of the training cases", examples=["0-6"])
     validation: Range = Field("", description="seeds of the cases scored while training", examples=["7-7"])
     test: Range = Field(description="seeds of the held-out cases", examples=["8-11"])
@@ -93,6 +95,9 @@ class Preset(BaseModel, extra="forbid", frozen=True):
         [],
         description="factors, each its levels' settings by name: every combination is a variant, too",
         examples=["[{both: {supervision: both}, final: {supervision: final}}]"],
+    )
+    protocol: int | None = Field(
+        None, ge=1, description="version of docs/protocol.md that the study keeps to; null: none", examples=["1"]
     )
     gradients: dict[str, Any] | None = Field(
         None,
@@ -169,11 +174,32 @@ class Preset(BaseModel, extra="forbid", frozen=True):
                 settings = shared | self.changes(variant) | {"run": f"{variant}_{seed}", "seed": seed}
                 if (former := settings.pop("after", None)) is not None:
                     settings["start"] = f"results/{self.study}/runs/{former}_{seed}/checkpoint.safetensors"
+                    settings["stage"] = self.stages_before(variant)
                 if settings.get("missed_by") is not None:
                     settings["missed_by"] = f"{settings['missed_by']}_{seed}"
-                run = home.validated(TrainConfig, settings, settings["run"])
+                run = home.validated(Recipe, settings, settings["run"])
                 runs[run.run] = run.model_dump()
         return runs
+
+    def stages_before(self, variant: str) -> int:
+        """Count the stages of training that a variant's runs build on."""
+        number, chain = 0, [variant]
+        while (former := self.changes(chain[-1]).get("after")) is not None:
+            if former in chain:
+                raise ValueError(f"{variant}: after {former!r} comes back to itself")
+            number += max(1, len(self.changes(former).get("stages", {})))
+            chain.append(former)
+        return number
+
+    def scored_runs(self) -> list[str]:
+        """Return the runs with test cases; the others are only built on."""
+        return [run for run, settings in self.settings_by_run().items() if settings["test_cases"]]
+
+    def result(self, run: str) -> str:
+        """Return the file, from the project's root, that stands once a run is done: scores, if it has test cases."""
+        variant = run.rpartition("_")[0]
+        tested = self.changes(variant).get("test_cases", True)
+        return f"results/{self.study}/runs/{run}/{'scores.csv' if tested else 'summary.json'}"
 
     def cases(self) -> dict[str, list[str]]:
         """Return the names of the cases by split: the phantoms', or those of DATA/cases.csv."""

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from airwaylib.errors import InputError
 from airwaystudy import home
 from airwaystudy.plan.presets import Preset, read_preset
-from airwaystudy.training.config import TrainConfig
+from airwaystudy.training.config import Recipe
 
 PAUSE = 2.0  # seconds between looks at what is done
 
@@ -85,15 +85,16 @@ def tell_needs(preset: Preset, runs: list[str], cores: int | None, cluster: bool
         The runs want a GPU and none is visible here, unless they go to a cluster or `cpu_anyway`.
     """
     settings = preset.settings_by_run()
-    left = [TrainConfig(**settings[run]) for run in runs if not is_done(preset, run)]
-    print(f"{len(runs)} runs, {len(runs) - len(left)} done before", flush=True)
+    missing = [run for run in runs if not is_done(preset, run)]
+    left = [stage for run in missing for stage in Recipe(**settings[run]).runs()]
+    print(f"{len(runs)} runs, {len(runs) - len(missing)} done before", flush=True)
     if not left:
         return
     from airwaystudy.plan import needs  # torch takes seconds to import
 
     needs.check_names(left)
     memory = max(map(needs.step_gigabytes, left))
-    of_them = f"{len(left)} run{'s' * (len(left) > 1)} to train"
+    of_them = f"{len(missing)} run{'s' * (len(missing) > 1)} to train"
     cores_each = f"{preset.threads} CPU core{'s' * (preset.threads > 1)}"
     asked = f"{of_them}: each takes {cores_each} and about {max(memory, 0.1):.1f} GB"
     if preset.gpus:
@@ -122,8 +123,8 @@ def snakemake(arguments: list[str]) -> int:
 
 
 def is_done(preset: Preset, run: str) -> bool:
-    """Return whether a run has been trained and scored."""
-    return (home.run_folder(preset.study, run) / "scores.csv").exists()
+    """Return whether a run has been trained, and scored if it has test cases."""
+    return home.path(preset.result(run)).exists()
 
 
 class TimeLeft:

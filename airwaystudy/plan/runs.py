@@ -14,7 +14,7 @@ from airwaystudy import home
 from airwaystudy.training.config import TrainConfig
 
 # What variants are told apart by.
-FACTORS = ("network", "supervision", "loss", "sampling", "alpha", "root", "encoder_weight")
+FACTORS = ("network", "supervision", "loss", "sampling", "alpha", "root", "encoder_weight", "airway_gain")
 GROUPS = ("by_diameter", "by_generation")
 OUTCOMES = ("done", "incomplete", "failed", "not run")
 

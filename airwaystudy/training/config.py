@@ -24,6 +24,12 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
     network: str = Field("wingsnet", description="network by name, see networks.NETWORKS")
     width: int = Field(8, ge=1, description="channels of the network's first block")
     supervision: Literal["both", "decoder", "deep", "final"] = Field("both", description="which outputs are supervised")
+    dropout: float = Field(
+        0.3,
+        ge=0,
+        lt=1,
+        description="channel dropout of WingsNet, the same for every supervision; others have their own",
+    )
     loss: str = Field("general_union", description="loss by name, or module:function; see losses.table")
     alpha: float | None = Field(
         None, ge=0, le=0.5, description="weight of the loss's false positives; null: the loss's default"
@@ -34,9 +40,14 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
     encoder_weight: float = Field(
         1.0, ge=0, description="lambda of the encoder group's loss; unpublished, 1 is our choice"
     )
+    airway_gain: float = Field(
+        1.0, gt=0, description="factor on the loss's gradient at the logits of airway voxels (ours; 1: none)"
+    )
     start: str | None = Field(
         None, description="checkpoint to start from, such as the last stage's; null: random weights"
     )
+
+    stage: int = Field(0, ge=0, description="number of stages before this one: each draws crops and dropout of its own")
 
     crop: int = Field(128, ge=16, multiple_of=8, description="side of a training crop in voxels")
     crops_per_case: int = Field(16, ge=1, description="crops a case per epoch")
@@ -171,6 +182,12 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
         return {name: value for name, value in self.loss_parameters.items() if name == "alpha"}
 
     @property
+    def network_parameters(self) -> dict[str, Any]:
+        """Parameters of the network, for `checkpoints.build_network`."""
+        dropout = {"dropout": self.dropout} if self.network == "wingsnet" else {}
+        return {"width": self.width, "supervision": self.supervision} | dropout
+
+    @property
     def checkpoint(self) -> Path:
         """The checkpoint that segments the test cases."""
         return self.folder / {"last": "checkpoint.safetensors", "best": "best.safetensors"}[self.test_with]
@@ -220,14 +237,15 @@ def snapshot_path(config: TrainConfig, epoch: int) -> Path:
 class Recipe(TrainConfig):
     """Settings that all stages share, and by stage those that differ; without stages, one run.
 
-    Stage `dice` of run `paper` is the run `paper_dice`. A stage's `missed_by` may name an earlier stage. Its `start`,
-    unless it names one, is the last checkpoint of the stage before.
+    The last stage is the run itself, and the only one that is tested. A stage `dice` before it is, of run `paper`, the
+    run `paper_dice`. A stage's `missed_by` may name an earlier stage. Its `start`, unless it names one, is the last
+    checkpoint of the stage before, and its `stage` one more.
 
     Examples
     --------
     >>> recipe = Recipe(run="paper", epochs=100, stages={"dice": {"loss": "dice"}, "stage1": {"alpha": 0.1}})
-    >>> [(run.run, run.loss, run.epochs) for run in recipe.runs()]
-    [('paper_dice', 'dice', 100), ('paper_stage1', 'general_union', 100)]
+    >>> [(run.run, run.loss, run.stage) for run in recipe.runs()]
+    [('paper_dice', 'dice', 0), ('paper', 'general_union', 1)]
     >>> recipe.runs()[1].start
     'results/quick/runs/paper_dice/checkpoint.safetensors'
     """
@@ -247,12 +265,14 @@ class Recipe(TrainConfig):
         shared = self.model_dump(exclude={"stages"})
         if not self.stages:
             return [TrainConfig(**shared)]
-        runs = []
-        for name, changes in self.stages.items():
-            fixed = sorted({"study", "run", "data", "stages"} & changes.keys())
+        runs, last = [], list(self.stages)[-1]
+        for number, (name, changes) in enumerate(self.stages.items()):
+            fixed = sorted({"study", "run", "data", "stage", "stages"} & changes.keys())
             if fixed:
                 raise ValueError(f"stage {name}: {fixed[0]} is for all stages; set it above them")
-            settings = shared | {"run": f"{self.run}_{name}"} | changes
+            own = {"stage": self.stage + number}
+            own |= {} if name == last else {"run": f"{self.run}_{name}", "test_cases": []}
+            settings = shared | own | changes
             if runs and "start" not in changes:
                 settings["start"] = (runs[-1].folder / "checkpoint.safetensors").relative_to(home.HOME).as_posix()
             if settings["missed_by"] in list(self.stages)[len(runs) :]:

@@ -63,7 +63,7 @@ def refuse_what_would_fail_later(runs: list[TrainConfig]) -> None:
     made = set()
     for run in runs:
         loss_by_name(run.loss, **run.loss_parameters)
-        build_network(run.network, width=run.width, supervision=run.supervision)
+        build_network(run.network, **run.network_parameters)
         former = run.missed_by
         if former and former not in made and not (home.run_folder(run.study, former) / "summary.json").exists():
             raise InputError(f"{run.run}: missed_by {former!r} is no earlier stage and no finished run of this study")

@@ -44,7 +44,7 @@ class Run:
         self.config = config
         self.loss = loss_by_name(config.loss, **config.loss_parameters)
         self.fabric = make_fabric(config)
-        drawing = {"crop", "rotation", "label_threshold", "seed", "augment", "large_airways", "sampling"}
+        drawing = {"crop", "rotation", "label_threshold", "seed", "augment", "large_airways", "sampling", "stage"}
         place = self.fabric.device if config.workers == 0 else "cpu"  # a worker process must not touch the GPU
         self.crops = Crops(
             training_stores(config, self.fabric, place),
@@ -54,7 +54,7 @@ class Run:
         )
         self.validation = [Store.open(config.prepared(case)) for case in config.validation_cases]
         torch.manual_seed(config.seed)
-        network = build_network(config.network, width=config.width, supervision=config.supervision)
+        network = build_network(config.network, **config.network_parameters)
         self.network, self.optimizer = self.fabric.setup(network, make_optimizer(config, network))
         self.loader = self.fabric.setup_dataloaders(
             DataLoader(self.crops, config.batch_size, num_workers=config.workers, drop_last=False)
@@ -82,7 +82,7 @@ class Run:
         encoder = None if logits.encoder is None else gathered(logits.encoder, self.fabric)
         deep = tuple(gathered(one, self.fabric) for one in logits.deep)
         logits = logits._replace(encoder=encoder, decoder=gathered(logits.decoder, self.fabric), deep=deep)
-        return group_losses(logits, self.loss, whole["label"], self.weight(whole))
+        return group_losses(logits, self.loss, whole["label"], self.weight(whole), self.config.airway_gain)
 
     def train_epoch(self) -> dict[str, float]:
         """One pass over the crops; the epoch's row of metrics.csv without the validation."""
@@ -109,7 +109,9 @@ class Run:
     def train_step(self, step: int, batch: dict[str, Tensor]) -> tuple[float, float]:
         """One step of the optimiser; the losses of the decoder and the encoder group before it."""
         config, epoch, fabric = self.config, self.progress.epoch, self.fabric
-        draw = int(np.random.default_rng([config.seed, epoch, step]).integers(2**62))  # of channel dropout
+        draw = int(
+            np.random.default_rng([config.seed, config.stage, epoch, step]).integers(2**62)
+        )  # of channel dropout
         draw += fabric.global_rank
         if config.probe_every and (epoch * len(self.loader) + step) % config.probe_every == 0:
             torch.manual_seed(draw)
@@ -172,8 +174,7 @@ class Run:
     def info(self) -> CheckpointInfo:
         """Metadata of the checkpoint."""
         config = self.config
-        parameters = {"width": config.width, "supervision": config.supervision}
-        return CheckpointInfo(config.network, parameters, config.side, config.spacing)
+        return CheckpointInfo(config.network, config.network_parameters, config.side, config.spacing)
 
     def resume(self) -> None:
         """Take up a run that was cut off, if there is one; a new one takes the weights it is to start from.

@@ -88,7 +88,7 @@ def test_decoder_supervision_is_the_decoder_group_alone():
 @pytest.mark.parametrize(("supervision", "blocks"), [("final", ["dc6"]), ("deep", ["dc6", "dc4", "dc2"])])
 def test_single_heads_read_the_last_block_of_a_level(supervision, blocks):
     torch.manual_seed(0)
-    network = WingsNet(2, supervision).double()
+    network = WingsNet(2, supervision).double().eval()
     outputs = {}
     for name in blocks:
         torch.nn.init.normal_(network.get_submodule(name).tap.bias)
@@ -141,6 +141,30 @@ def test_channel_dropout_rescales_each_sample_by_what_it_keeps():
 def test_a_sample_that_would_lose_all_channels_keeps_them():
     factors = channel_dropout(1000, 1, torch.Generator().manual_seed(0))  # 300 of 1000 would
     assert torch.equal(factors, torch.ones(1000, 1, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("form", [WingsNet, FastWingsNet])
+@pytest.mark.parametrize("supervision", ["both", "decoder", "deep", "final"])
+def test_every_supervision_has_the_same_dropout(form, supervision):
+    """Without it, a comparison of supervisions would be one of dropouts, too."""
+    network, image = form(2, supervision, dropout=0.6).double(), random_image(1, 1, 16, 16, 16)
+    torch.manual_seed(0)
+    dropped = network(image).decoder
+    torch.manual_seed(0)
+    kept = network.draw_channels(1, None)["decoder"][0]
+    assert 0 < (kept == 0).sum() < len(kept)
+    name = network.groups["decoder"][-1]  # with dropped channels of no weight and the others scaled, it is the same
+    layer = network.heads["decoder"] if supervision in ("both", "decoder") else network.get_submodule(name).tap
+    assert len(kept) == layer.in_channels
+    with torch.no_grad():
+        layer.weight *= kept.view(1, -1, 1, 1, 1)
+    assert torch.allclose(dropped, network.eval()(image).decoder, rtol=0, atol=1e-11)
+    none = form(2, supervision, dropout=0).double()
+    assert torch.allclose(none(image).decoder, none.eval()(image).decoder, rtol=0, atol=1e-11)
+
+
+def test_dropout_must_leave_something():
+    refused(lambda: WingsNet(1, dropout=1.0), "dropout 1.0", "below 1")
 
 
 def test_dropout_follows_the_seed_and_stops_in_evaluation():
