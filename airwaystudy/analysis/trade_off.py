@@ -34,9 +34,7 @@ def trade_offs(runs: StudyRuns, variants: Iterable[str]) -> pd.DataFrame:
         row = runs.table.set_index("run").loc[run]
         path = home.run_folder(runs.study, run) / "trade_off.csv"
         if not path.is_file():
-            raise InputError(
-                f"{path}: not there; delete {path.parent / 'scores.csv'} and run the study again to make it"
-            )
+            raise InputError(f"{path}: not there; delete scores.csv beside it and run the study again to make it")
         table = pd.read_csv(path)
         tables.append(table.assign(variant=row["variant"], seed=row["seed"])[["variant", "seed", *table]])
     return pd.concat(tables, ignore_index=True)

@@ -78,7 +78,7 @@ def score_test_cases(
     for group in ("by_diameter", "by_generation"):
         tables = [groups[group].assign(case=case) for case, groups in evaluation.groups.items()]
         home.write_csv(config.folder / f"scores_{group}.csv", pd.concat(tables))
-    home.write_csv(config.folder / "trade_off.csv", pd.concat(curves))
+    home.write_csv(config.folder / "trade_off.csv", pd.concat(curves), decimals=2)
     home.write_csv(config.folder / "scores.csv", evaluation.scores)
     return evaluation
 
@@ -104,7 +104,7 @@ def load_or_segment(
     probability = probability_map(ct, network, info, device, lung=lung)
     mask = airway_mask(probability, lung, info.probability)
     curve = threshold_curve(probability, lung, label, truth)
-    home.write_csv(table, curve)
+    home.write_csv(table, curve, decimals=2)
     write_volume(mask, path)
     return mask, curve
 

@@ -210,8 +210,8 @@ def test_without_augmentation_a_crop_is_the_papers_as_it_always_was(path):
         crops, plain = Crops([store], 32, 4, seed=seed), Crops([store], 32, 4, seed=seed, augment=False)
         crops.epoch = plain.epoch = epoch
         for index in range(4):
-            turn = int(np.random.default_rng([seed, epoch]).permutation(4)[index])
-            rng = np.random.default_rng([seed, epoch, turn])
+            turn = int(np.random.default_rng([seed, 0, epoch]).permutation(4)[index])
+            rng = np.random.default_rng([seed, 0, epoch, turn])
             sampler = centreline_corner if (turn + epoch) % 2 else small_airway_corner
             corner = sampler(store, 38, rng)
             cube = torch.stack([store.read(name, corner, 38) for name in ("image", "label", "distance")])
@@ -282,6 +282,19 @@ def test_a_crop_depends_on_seed_epoch_and_index_alone(path, augment):
     assert not any(equal(a, b) for a in first for b in Crops(stores, 32, 4, seed=6, augment=augment))
     crops.epoch = 0
     assert all(map(equal, crops, first))
+
+
+def test_every_stage_draws_crops_of_its_own(path):
+    """Of the first two epochs of two stages, no crop is the same; of two arms at one stage, all are."""
+    stages = []
+    for stage in (0, 1, 1):
+        crops = Crops([Store.open(path)], 32, 18, seed=5, stage=stage)
+        stages.append([])
+        for crops.epoch in (0, 1):
+            stages[-1] += list(crops)
+    assert len(stages[0]) == 36
+    assert not any(equal(a, b) for a in stages[0] for b in stages[1])
+    assert all(map(equal, stages[1], stages[2]))
 
 
 @pytest.mark.parametrize("augment", [False, True])

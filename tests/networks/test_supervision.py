@@ -45,6 +45,19 @@ def test_half_precision_logits_are_summed_in_float32(loss):
     assert group_losses(both, loss, LABEL)[0].dtype == torch.float32
 
 
+def test_a_gain_multiplies_the_gradient_of_airway_voxels_alone():
+    label = torch.tensor([1.0, 1.0, 0.0, 0.0]).view(1, 1, 1, 1, 4)
+    grads, losses = [], []
+    for gain in (1.0, 4.0):
+        heads = [torch.tensor([0.3, -2.0, 1.0, -1.0]).view(1, 1, 1, 1, 4).requires_grad_() for _ in range(3)]
+        decoder, encoder = group_losses(GroupLogits(heads[0], heads[1], (heads[2],)), dice_loss, label, None, gain)
+        grads.append(torch.autograd.grad(decoder + encoder, heads))
+        losses.append((decoder.item(), encoder.item()))
+    assert losses[0] == losses[1]  # the loss itself stays
+    for plain, gained in zip(*grads, strict=True):
+        assert torch.allclose(gained / plain, torch.tensor([4.0, 4.0, 1.0, 1.0]).view(1, 1, 1, 1, 4))
+
+
 def test_one_tensor_is_the_prediction():
     output = nn.Conv3d(1, 1, 3, padding=1)(torch.zeros(1, 1, 4, 4, 4))
     assert as_group_logits(output) == GroupLogits(None, output)

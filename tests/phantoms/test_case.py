@@ -104,6 +104,14 @@ def test_a_tree_holds_together(seed):
     assert tree["generation"].max() >= 6
 
 
+def test_a_thin_phantom_is_its_mini_with_thinner_airways_labelled():
+    mini, thin = make_phantom(8, "mini"), make_phantom(8, "thin")
+    assert (thin.ct.array == mini.ct.array).all() and (len(mini.tree), len(thin.tree)) == (163, 321)
+    assert (thin.airway.array >= mini.airway.array).all() and thin.name == "thin_0008"
+    radius = thin.tree[["radius_start", "radius_end"]].mean(1)
+    assert 0.5 < radius.min() < 0.93 and set(mini.tree["branch"]) <= set(range(len(thin.tree)))
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_radii_follow_murrays_law_with_the_patients_exponent(seed):
     tree = mini(seed).tree
@@ -391,7 +399,7 @@ def test_a_name_that_no_phantom_can_have_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("seed", "size", "message"),
-    [(0, "maxi", "size 'maxi' is unknown: choose one of mini, chest"), (-1, "mini", "seed -1 is negative")],
+    [(0, "maxi", "size 'maxi' is unknown: choose one of mini, chest, thin"), (-1, "mini", "seed -1 is negative")],
 )
 def test_bad_input_is_refused(seed, size, message):
     with pytest.raises(InputError) as caught:

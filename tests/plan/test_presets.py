@@ -7,7 +7,7 @@ from airwaylib.errors import InputError
 from airwaystudy import home
 from airwaystudy.claims.ledger import read_claims
 from airwaystudy.plan.presets import Phantoms, Preset, planned_variants, read_preset
-from airwaystudy.training.config import TrainConfig
+from airwaystudy.training.config import Recipe
 
 SMALL = {"study": "s", "phantoms": {"train": "0-1", "test": "8"}, "seeds": [0, 3], "variants": {"a": {"loss": "dice"}}}
 
@@ -28,7 +28,7 @@ def test_runs_are_variants_by_seeds():
     assert [(run["loss"], run["epochs"], run["seed"]) for run in runs.values()] == [
         ("dice", 3, 0), ("general_union", 5, 0), ("dice", 3, 3), ("general_union", 5, 3)
     ]  # fmt: skip
-    assert runs["a_0"] == TrainConfig(
+    assert runs["a_0"] == Recipe(
         study="s", run="a_0", loss="dice", epochs=3, train_cases=["mini_0000", "mini_0001"], test_cases=["mini_0008"]
     ).model_dump()  # fmt: skip
 
@@ -136,6 +136,50 @@ def test_crossed_levels_are_variants():
     assert plan.needed("union_hard_3") == ["first_3"] and plan.needed("union_3") == []
 
 
+def test_stages_branch_from_another_variants_run():
+    stages = {"a": {"alpha": 0.1, "epochs": 2}, "b": {"alpha": 0.2, "epochs": 1}}
+    warm = {"loss": "dice", "test_cases": []}
+    plan = preset(variants={"warm": warm, "arm": {"after": "warm", "stages": stages}, "more": {"after": "arm"}})
+    runs = {name: Recipe(**settings).runs() for name, settings in plan.settings_by_run().items()}
+    first, last = runs["arm_3"]
+    assert (first.run, last.run, first.stage, last.stage) == ("arm_3_a", "arm_3", 1, 2)
+    assert first.start.endswith("runs/warm_3/checkpoint.safetensors") and (first.alpha, last.alpha) == (0.1, 0.2)
+    assert [run.stage for run in runs["more_3"]] == [3] and runs["more_3"][0].start.endswith(
+        "runs/arm_3/checkpoint.safetensors"
+    )
+    assert plan.needed("arm_3") == ["warm_3"]
+    assert plan.scored_runs() == [f"{name}_{seed}" for seed in plan.seeds for name in ("arm", "more")]
+    assert plan.result("warm_3").endswith("runs/warm_3/summary.json") and plan.result("arm_3").endswith("scores.csv")
+
+
+def test_a_chain_of_variants_ends():
+    with pytest.raises(InputError, match=r"after '[ab]' comes back to itself"):
+        preset(variants={"a": {"after": "b"}, "b": {"after": "a"}})
+
+
+def test_arms_of_decide_differ_from_dice_in_what_they_name():
+    """All arms of a supervision share the warm network, the stages' lengths, the crops and the dropout."""
+    plan = read_preset("decide")
+    runs = {name: Recipe(**settings).runs() for name, settings in plan.settings_by_run().items()}
+    assert len(plan.seeds) == 12 and len(plan.scored_runs()) == 12 * 8
+    for name, (first, last) in ((name, stages) for name, stages in runs.items() if not name.startswith("warm")):
+        warm = runs[name.split("_")[0].join(("warm_", "")) + f"_{first.seed}"][0]
+        assert first.start == (warm.folder / "checkpoint.safetensors").relative_to(home.HOME).as_posix()
+        assert [run.epochs for run in (warm, first, last)] == [6, 6, 3]
+        assert [run.learning_rate for run in (warm, first, last)] == [0.008, 0.004, 0.002]
+        assert [run.stage for run in (warm, first, last)] == [0, 1, 2]
+        assert {run.dropout for run in (warm, first, last)} == {0.3} and warm.loss == "dice"
+        assert (warm.supervision, warm.encoder_weight) == (last.supervision, last.encoder_weight)
+        both = runs[f"{name.split('_')[0]}_dice_{last.seed}"]
+        for ours, dice in zip((first, last), both, strict=True):
+            changed = {key for key, value in ours.model_dump().items() if dice.model_dump()[key] != value}
+            assert changed <= {"loss", "alpha", "airway_gain", "run", "start"}
+    assert [run.alpha for run in runs["final_general_union_4"]] == [0.1, 0.2]
+    assert [run.airway_gain for run in runs["both_dice_gain_4"]] == [4, 2]
+    replication = read_preset("replication")
+    assert replication.variants == plan.variants and not set(replication.seeds) & set(plan.seeds)
+
+
 def test_a_link_may_be_set_for_all():
     hard = {"sampling": "hard_skeleton", "missed_by": "a"}
     plan = preset(settings=hard, variants={"a": {"sampling": "uniform", "missed_by": None}, "b": {}})
@@ -148,7 +192,7 @@ def test_planned_are_the_variants_of_all_presets_once():
     names = [row["variant"] for row in planned]
     assert len(names) == len(set(names)) and set(names) >= set(read_preset("paper").variants)
     assert names[:5] == list(read_preset("quick").variants)
-    assert [row["preset"] for row in planned[4:6]] == ["quick", "ablations"]
+    assert [row["preset"] for row in planned[4:6]] == ["quick", "decide"]
     by_name = {row["variant"]: row for row in planned_variants("paper")}
     assert [by_name["unet_general_union"][key] for key in ("network", "width", "epochs")] == ["unet", 8, 100]
     assert by_name["both_dice"]["width"] == 8 and by_name["deep_tversky_uniform"]["sampling"] == "uniform"
@@ -196,7 +240,7 @@ def test_faults_of_gradients_are_named(gradients, fault):
 
 
 def test_unknown_preset_and_unreadable_file(tmp_path):
-    with pytest.raises(InputError, match="no preset 'slow': choose one of quick, ablations, paper, cross"):
+    with pytest.raises(InputError, match="no preset 'slow': choose one of decide, replication, quick"):
         read_preset("slow")
     with pytest.raises(InputError, match=r"none\.yaml: no readable YAML"):
         read_preset("quick", tmp_path / "none.yaml")
@@ -210,4 +254,5 @@ def test_unknown_preset_and_unreadable_file(tmp_path):
         read_preset("quick", tmp_path / "bad.yaml")
     with pytest.raises(InputError, match=r"^bad\.yaml, paper: .*settings = \['a'\]"):
         planned_variants("paper", tmp_path / "bad.yaml")
-    assert list(yaml.safe_load((home.HOME / "study.yaml").read_text())) == ["quick", "ablations", "paper", "cross"]
+    names = ["decide", "replication", "quick", "ablations", "paper", "cross"]
+    assert list(yaml.safe_load((home.HOME / "study.yaml").read_text())) == names

@@ -3,16 +3,20 @@
 import os
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
+from tiny_cases import tiny_case
 
 from airwaylib.errors import InputError
+from airwaylib.images.lungs import lung_mask
 from airwaylib.images.volume import read_volume
+from airwaylib.metrics.reference import true_reference
 from airwaylib.networks.checkpoints import CheckpointInfo, build_network, save_checkpoint
 from airwaystudy import home
-from airwaystudy.phantoms.case import ensure_named
+from airwaystudy.phantoms.case import ensure_named, make_phantom
 from airwaystudy.training.config import TrainConfig
-from airwaystudy.training.held_out import read_run, score_test_cases
+from airwaystudy.training.held_out import CURVE, LOGITS, read_run, score_test_cases, threshold_curve
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +50,51 @@ def test_masks_and_scores_of_every_test_case(config):
     assert (scores["td"] > 50).all()  # the checkpoint's threshold counts: nearly all is airway at 1 %
     pd.testing.assert_frame_equal(scores, pd.read_csv(run.folder / "scores.csv"), atol=1e-4)
     assert set(pd.read_csv(run.folder / "scores_by_diameter.csv")["case"]) == set(run.test_cases)
+    curve = pd.read_csv(run.folder / "trade_off.csv")
+    assert list(curve) == ["case", *CURVE] and set(curve["case"]) == set(run.test_cases)
+    assert curve["td"].iloc[0] >= curve["td"].iloc[-1]
     for case in run.test_cases:
         assert read_volume(run.folder / f"predictions/{case}.nii.gz").array.shape == (128, 128, 128)
+
+
+def test_a_curve_by_hand():
+    """The airway at 0.8, its left half at 0.4, a block beside the trunk at 0.2, and an island far off at 0.95."""
+    ct, label = tiny_case()
+    probability = np.where(label.array, 0.8, 0.0)
+    left = label.array.copy()
+    left[:, :, 28:] = False
+    probability[left] = 0.4
+    probability[30:34, 28:32, 26:30] = 0.2  # 64 voxels outside the label, touching it
+    probability[4:6, 4:6, 4:6] = 0.95  # 8 voxels, in one component with nothing
+    curve = threshold_curve(label.with_array(probability.astype(np.float32)), lung_mask(ct), label)
+    assert list(curve) == list(CURVE) and curve["logit"].tolist() == list(LOGITS)
+    low, middle, high, none = (curve[curve["logit"] == logit].iloc[0] for logit in (-2, -1, 0, 4))
+    size = label.array.sum()  # logits of 0.2, 0.4, 0.8 and 0.95: -1.4, -0.4, 1.4 and 2.9
+    assert (low["td"], low["bd"], low["td_whole"]) == (100, 100, 100)
+    assert low["precision"] == pytest.approx(100 * size / (size + 64))
+    assert low["precision_whole"] == pytest.approx(100 * size / (size + 64 + 8))
+    assert (middle["td"], middle["precision"], middle["dsc"]) == (100, 100, 100)
+    assert high["precision"] == 100 and 30 < high["td"] < 70
+    assert (
+        (none["td"], none["td_whole"]) == (0, 0) and np.isnan(none["precision"]) and np.isnan(none["precision_whole"])
+    )
+
+
+def test_a_phantoms_true_branches_are_scored_thin_apart_from_wide():
+    phantom = make_phantom(3)
+    whole = phantom.airway.with_array(phantom.airway.array.astype(np.float32))
+    curve = threshold_curve(whole, phantom.lung.array, phantom.airway, phantom.tree)
+    assert curve[curve["logit"] <= 9][["td", "td_thin", "td_wide", "precision", "dsc"]].stack().gt(99.9).all()
+    reference = true_reference(phantom.tree, phantom.airway.array.shape, phantom.airway.spacing)
+    thin = reference.table["diameter_mm"] < 2.5
+    assert 0 < thin.sum() < len(thin)
+    points = reference.index[np.isin(reference.branch, reference.table["branch"][thin])]
+    wide = reference.index[np.isin(reference.branch, reference.table["branch"][~thin])]
+    without = whole.array.copy()
+    without[tuple(points.T)] = 0
+    without[tuple(wide.T)] = 1
+    cut = threshold_curve(whole.with_array(without), phantom.lung.array, phantom.airway, phantom.tree).iloc[18]
+    assert cut["td_wide"] > 90 and cut["td_thin_whole"] < 20
 
 
 def test_masks_younger_than_the_checkpoint_are_kept(config):

@@ -36,13 +36,13 @@ def recipe(phantoms, tmp_path, monkeypatch):
 
 def test_stages_are_trained_in_their_order_and_finished_ones_kept(recipe, tmp_path, capsys):
     first = launch.train(recipe())
-    assert [summary["run"] for summary in first] == ["r_dice", "r_hard"]
-    assert "stage 2 of 2: r_hard" in capsys.readouterr().out
+    assert [summary["run"] for summary in first] == ["r_dice", "r"]
+    assert "stage 2 of 2: r\n" in capsys.readouterr().out
     assert (tmp_path / "results/quick/runs/r_dice/missed/mini_0000.npz").exists()
     stamps = [run.folder.joinpath("checkpoint.safetensors").stat().st_mtime_ns for run in recipe().runs()]
     assert launch.train(recipe()) == first
     assert stamps == [run.folder.joinpath("checkpoint.safetensors").stat().st_mtime_ns for run in recipe().runs()]
-    with pytest.raises(InputError, match="r_hard: holds a run with another epochs"):
+    with pytest.raises(InputError, match="runs/r: holds a run with another epochs"):
         launch.train(recipe(stages=STAGES | {"hard": STAGES["hard"] | {"epochs": 2}}))
 
 
@@ -84,7 +84,7 @@ def test_killed_in_every_stage_it_ends_as_if_nothing_had_happened(recipe, tmp_pa
 
 def test_two_processes_train_all_stages_and_only_the_first_writes(recipe, capsys):
     summaries = launch.train(recipe(devices=2, crops_per_case=4, epochs=2))
-    assert [summary["run"] for summary in summaries] == ["r_dice", "r_hard"]
+    assert [summary["run"] for summary in summaries] == ["r_dice", "r"]
     said = capsys.readouterr().out
     assert said.count("epoch 2/2") == 2 and said.count("stage 1 of 2") == 1  # one line an epoch, not one a process
     for run in recipe().runs():
@@ -102,7 +102,7 @@ def test_what_goes_wrong_in_several_processes_is_one_line(recipe, capsys):
 @pytest.mark.parametrize(
     ("later", "message"),
     [
-        ({"missed_by": "dcie", "sampling": "hard_skeleton"}, "r_late: missed_by 'dcie' is no earlier stage and no fin"),
+        ({"missed_by": "dcie", "sampling": "hard_skeleton"}, "r: missed_by 'dcie' is no earlier stage and no fin"),
         ({"loss": "hinge"}, "hinge"),
         ({"network": "alexnet"}, "network 'alexnet' is unknown"),
         ({"start": "none.safetensors"}, r"none\.safetensors: no such checkpoint"),

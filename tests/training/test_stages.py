@@ -20,13 +20,23 @@ def test_a_recipe_without_stages_is_one_run():
 
 def test_stages_change_settings_and_start_from_the_last():
     dice, first, second = Recipe(study="s", run="paper", epochs=100, stages=STAGES).runs()
-    assert [run.run for run in (dice, first, second)] == ["paper_dice", "paper_stage1", "paper_stage2"]
+    assert [run.run for run in (dice, first, second)] == ["paper_dice", "paper_stage1", "paper"]
     assert [run.epochs for run in (dice, first, second)] == [100, 100, 30]
     assert dice.start is None
     assert home.path(first.start) == dice.folder / "checkpoint.safetensors"
     assert home.path(second.start) == first.folder / "checkpoint.safetensors"
     assert first.missed_by == second.missed_by == "paper_dice"
+    assert [run.stage for run in (dice, first, second)] == [0, 1, 2]
     assert (second.alpha, second.label_threshold, first.label_threshold) == (0.2, 0.9, 0.7)
+
+
+def test_only_the_last_stage_is_tested():
+    first, last = Recipe(run="r", test_cases=["mini_0008"], stages={"a": {}, "b": {}}).runs()
+    assert (first.test_cases, last.test_cases) == ([], ["mini_0008"])
+
+
+def test_stages_count_on_from_those_before():
+    assert [run.stage for run in Recipe(run="r", stage=2, stages={"a": {}, "b": {}}).runs()] == [2, 3]
 
 
 def test_a_stage_may_start_elsewhere_or_draw_what_another_run_missed():
@@ -46,8 +56,9 @@ def test_the_first_stage_takes_the_start_of_all():
         ({"one": {"epoch": 3}}, "file: stage one: no parameter 'epoch'"),
         ({"one": {"epochs": 0}}, "stage one: epochs = 0"),
         ({"one": {"run": "x"}}, "stage one: run is for all stages"),
+        ({"one": {"stage": 4}}, "stage one: stage is for all stages"),
         ({"one": {"stages": {}}}, "stage one: stages is for all stages"),
-        ({"a/b": {}}, "stage a/b: .*plain folder name"),
+        ({"a/b": {}, "c": {}}, "stage a/b: .*plain folder name"),
         ({"one": {"sampling": "hard_skeleton"}}, "stage one: .*missed_by"),
         ({"one": 3}, "stages.one"),
         ({"one": {"sampling": "hard_skeleton", "missed_by": "one"}}, "stage one: missed_by 'one' is no earlier stage"),
