@@ -17,6 +17,7 @@ from airwaystudy.data.augmentation import change_intensity, random_zoom
 from airwaystudy.data.samplers import SAMPLING, large_airway_corner
 from airwaystudy.data.store import Store
 
+FULL_WIDTH = 4  # voxels; airways of this width or more take the full label threshold (our choice)
 OUTER = 150 / 128  # the paper draws 150^3 and keeps the central 128^3 after rotation
 
 
@@ -119,6 +120,8 @@ class Crops(Dataset):
     per_case: crops a case per epoch; of an odd number, the odd one changes samplers from epoch to epoch.
     rotation: largest angle in degrees.
     label_threshold: of the interpolated label (the paper: 0.7 in stage 1, 0.9 in stage 2).
+    thin_label_threshold: of airways one voxel wide; it rises with the width to `label_threshold` at `FULL_WIDTH`. None:
+        `label_threshold` for all. A high one wipes out what is a voxel or two wide (ours; the paper's CTs are finer).
     seed: of everything drawn here.
     stage: number of stages before this one; of one seed, every stage draws other crops.
     augment: mirror and zoom the crops, and change the image's intensities.
@@ -145,15 +148,20 @@ class Crops(Dataset):
         large_airways: float = 0.0,
         sampling: str = "centreline",
         device: str | torch.device = "cpu",
+        thin_label_threshold: float | None = None,
     ):
         for store in stores:
+            if thin_label_threshold is not None and store.width is None:
+                raise InputError(
+                    f"{store.name}: its store has no widths; prepare it anew, or leave thin_label_threshold"
+                )
             if min(store.shape) < crop:
                 raise InputError(
                     f"{store.name}: {store.shape} voxels are less than a crop of {crop}^3; use a smaller crop"
                 )
         self.stores, self.crop, self.per_case = stores, crop, per_case
         self.rotation, self.label_threshold, self.augment = rotation, label_threshold, augment
-        self.seed, self.stage = seed, stage
+        self.seed, self.stage, self.thin_label_threshold = seed, stage, thin_label_threshold
         self.large_airways, self.samplers, self.device = large_airways, SAMPLING[sampling], device
         self.epoch = 0
 
@@ -177,12 +185,14 @@ class Crops(Dataset):
         degrees, plane = rng.uniform(-self.rotation, self.rotation), int(rng.integers(3))
         turn = {"crop": self.crop, "degrees": degrees, "plane": plane, "zoom": zoom}
         image = rotate_and_crop(store.read("image", corner, side, plane)[None].to(self.device), **turn).div_(255)
-        label, distance = (
-            rotate_and_crop_lines(
-                *(part.to(self.device) for part in store.read_lines(name, corner, side, plane)), **turn
-            )
-            for name in ("label", "distance")
-        )
+
+        def turned(name: str) -> Tensor:
+            lines = store.read_lines(name, corner, side, plane)
+            return rotate_and_crop_lines(*(part.to(self.device) for part in lines), **turn)
+
+        label, distance, threshold = turned("label"), turned("distance"), self.label_threshold
+        if (thin := self.thin_label_threshold) is not None:
+            threshold = thin + (threshold - thin) * ((turned("width") - 1) / (FULL_WIDTH - 1)).clamp_(0, 1)
         if self.augment:
             image = change_intensity(image, rng)
-        return Crop(image=image, label=label.gt_(self.label_threshold), distance=distance)
+        return Crop(image=image, label=label.gt_(threshold), distance=distance)

@@ -7,6 +7,7 @@ Store: a zarr group of arrays on one grid (z, y, x), in chunks small enough that
 - `centreline` uint8: 3-D thinning of the label, see `thinning`
 - `distance` float16: distance to the centreline over its maximum in the airway, d/dmax; kept up to two voxels outside
   the airway too, so that it can be interpolated, and 0 beyond
+- `width` uint8: diameter in voxels of the airway that a voxel belongs to, kept as far out; 1 where it is one voxel wide
 - `small_airway` uint8: the airway without trachea and main bronchi
 - `lung` uint8: air inside the body, the airways' too, see `lungs`
 
@@ -21,6 +22,8 @@ import edt
 import numpy as np
 import pandas as pd
 import zarr
+from scipy import ndimage
+from scipy.spatial import cKDTree
 from zarr.codecs import BloscCodec
 
 from airwaylib.errors import InputError
@@ -32,6 +35,7 @@ from airwaylib.losses.distance import check_unit, distance_to_centreline
 from airwaylib.trees.parse import AXES, AirwayTree, parse_tree
 from airwaylib.trees.skeleton import thin
 from airwaystudy.data.cases import Case, read_case
+from airwaystudy.data.store import REACH
 
 CHUNK = 64  # voxels a side: a 128^3 crop meets 8 to 27 chunks
 MARGIN = 5  # voxels around the lungs' box
@@ -107,6 +111,18 @@ def without_thick_tubes(label: np.ndarray, spacing: tuple[float, float, float]) 
     return label & (edt.edt(~cores, anisotropy=anisotropy) > radius + np.linalg.norm(anisotropy) / 2)
 
 
+def airway_width(label: np.ndarray, centreline: np.ndarray) -> np.ndarray:
+    """Compute the airway's diameter in voxels where a voxel is: twice the radius at its centreline, less one.
+
+    label, centreline : bool (D, H, W). Returns uint8, 1 for one voxel, up to `REACH` voxels outside the airway, then 0.
+    """
+    width, points = np.zeros(label.shape, np.uint8), np.argwhere(centreline)
+    radius = edt.edt(label, black_border=True)[tuple(points.T)]  # in voxels, to the nearest voxel outside
+    near = np.argwhere(ndimage.binary_dilation(label, iterations=REACH))
+    width[tuple(near.T)] = np.clip(np.rint(2 * radius[cKDTree(points).query(near)[1]] - 1), 1, 255)
+    return width
+
+
 def prepare_case(
     case: str,
     ct: Volume,
@@ -144,6 +160,7 @@ def prepare_case(
     spacing = ct.spacing if distance_unit == "mm" else (1.0, 1.0, 1.0)
     centreline = thin(label)
     distance, maximum = distance_to_centreline(label, centreline, spacing)
+    width = airway_width(label, centreline)
     small, by = small_airways(label, ct.spacing)
     cut = ct.crop(box)
     with atomic_path(path) as temporary:
@@ -153,6 +170,7 @@ def prepare_case(
             "label": label.astype(np.uint8),
             "centreline": centreline.astype(np.uint8),
             "distance": distance.astype(np.float16),
+            "width": width,
             "small_airway": small.astype(np.uint8),
             "lung": lung[box].astype(np.uint8),
         }.items():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from airwaylib.errors import InputError
 
-REACH = 2  # voxels about the airway where the distance is kept, see `prepare`
+REACH = 2  # voxels about the airway where distance and width are kept, see `prepare`
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Store:
     large_points: np.ndarray
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
     lung: zarr.Array | None = None  # None: a store from before it was kept
+    width: zarr.Array | np.ndarray | Tensor | None = None  # likewise
     missed_points: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.int16))  # see `missed`
 
     @classmethod
@@ -39,7 +40,8 @@ class Store:
             centreline = group["centreline"][:] > 0
             points = (np.argwhere(mask).astype(np.int16) for mask in (centreline, small, large))  # int64 is 4 times it
             arrays = (group[name] for name in ("image", "label", "distance"))
-            return cls(group.attrs["case"], *arrays, *points, tuple(group.attrs["spacing"]), group.get("lung"))
+            later = (group.get(name) for name in ("lung", "width"))
+            return cls(group.attrs["case"], *arrays, *points, tuple(group.attrs["spacing"]), *later)
         except (FileNotFoundError, KeyError, ValueError) as error:
             raise InputError(f"{path}: no training store here ({error}); make it with airwaylib prepare") from error
 
@@ -60,7 +62,8 @@ class Store:
 
     def on(self, device: str | torch.device) -> "Store":
         """The case with its arrays decoded in the memory of `device`."""
-        arrays = {name: torch.tensor(getattr(self, name)[:], device=device) for name in ("image", "label", "distance")}
+        names = ["image", "label", "distance"] + ["width"] * (self.width is not None)
+        arrays = {name: torch.tensor(getattr(self, name)[:], device=device) for name in names}
         return replace(self, **arrays)
 
     def read(self, name: str, low: np.ndarray, side: int, plane: int = 0) -> Tensor:
@@ -80,12 +83,12 @@ class Store:
         return cube
 
     def read_lines(self, name: str, low: np.ndarray, side: int, plane: int = 0) -> tuple[Tensor, Tensor]:
-        """Read label or distance as `read` does, as the lines along axis `plane` that come near the airway.
+        """Read label, distance or width as `read` does, as the lines along axis `plane` that come near the airway.
 
         Returns their numbers (N,) among the side^2 lines of the cube, and the lines (N, S), float32. All others are 0.
         """
         array, flat = getattr(self, name), [axis for axis in range(3) if axis != plane]
-        rim = REACH if name == "distance" else 0
+        rim = 0 if name == "label" else REACH
         met = np.zeros((side + 2 * rim,) * 2, bool)
         for points in (self.small_points, self.large_points, self.centreline_points):
             near = points[((points >= low - rim) & (points < low + side + rim)).all(1)] - (low - rim)

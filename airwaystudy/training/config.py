@@ -73,6 +73,13 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
     label_threshold: float = Field(
         0.7, gt=0, lt=1, description="threshold of the rotated label: 0.7 in stage 1, 0.9 in stage 2"
     )
+    thin_label_threshold: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="label_threshold of airways one voxel wide, from where it rises to its full value at four voxels "
+        "(ours); null: the same for all",
+    )
     spacing: float | None = Field(
         None, gt=0, description="voxel size to resample a CT to before segmenting, mm; null: its own grid"
     )

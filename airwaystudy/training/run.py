@@ -44,7 +44,8 @@ class Run:
         self.config = config
         self.loss = loss_by_name(config.loss, **config.loss_parameters)
         self.fabric = make_fabric(config)
-        drawing = {"crop", "rotation", "label_threshold", "seed", "augment", "large_airways", "sampling", "stage"}
+        drawing = {"crop", "rotation", "label_threshold", "thin_label_threshold", "seed", "stage", "augment"}
+        drawing |= {"large_airways", "sampling"}
         place = self.fabric.device if config.workers == 0 else "cpu"  # a worker process must not touch the GPU
         self.crops = Crops(
             training_stores(config, self.fabric, place),

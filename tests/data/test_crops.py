@@ -1,5 +1,8 @@
 """Crops: rotation against closed forms and scipy, the samplers' rules, and the same numbers whoever draws them."""
 
+from dataclasses import replace
+
+import cc3d
 import numpy as np
 import pytest
 import torch
@@ -253,6 +256,31 @@ def test_label_threshold_is_applied_to_the_crop(monkeypatch):
     for threshold, expected in {0.7: [0, 0, 0, 1, 1, 1, 1, 0], 0.9: [0, 0, 0, 0, 0, 1, 1, 0]}.items():
         label = Crops([store], 32, 2, label_threshold=threshold)[0]["label"]
         assert label.flatten().tolist() == expected
+
+
+def test_thin_airways_outlive_a_high_label_threshold():
+    """At 0.9 a tube one voxel wide loses nearly all of itself and breaks; scaled with the width, it keeps most."""
+    line = np.array([[z, 30, 30] for z in range(60)])
+    tube = block((0, 8, 8), (60, 15, 15))
+    store = synthetic((60, 60, 60), centreline=line, large=tube)
+    width = np.zeros(store.shape, np.uint8)
+    width[:, 28:33, 28:33], width[:, 6:17, 6:17] = 1, 7
+    store = replace(store, width=width)
+    kept = {}
+    for thin in (None, 0.5):
+        crops = Crops([store], 48, 24, rotation=15, label_threshold=0.9, thin_label_threshold=thin, seed=3)
+        labels = [crop["label"][0].numpy() > 0 for crop in crops]
+        with_line = [label for label, crop in zip(labels, crops, strict=True) if (crop["distance"] > 0).any()]
+        parts = [cc3d.connected_components(label, connectivity=26) for label in with_line]
+        sizes = [np.bincount(part.ravel())[1:] for part in parts]
+        kept[thin] = sum(size[size < 400].sum() for size in sizes), sum((size < 400).sum() for size in sizes)
+    assert kept[0.5][0] > 2 * kept[None][0]  # voxels of the line
+    assert kept[0.5][1] < kept[None][1]  # pieces
+
+
+def test_widths_are_needed_to_scale_the_threshold():
+    with pytest.raises(InputError, match=r"synthetic: its store has no widths; prepare it anew"):
+        Crops([synthetic((40, 40, 40))], 32, 2, thin_label_threshold=0.5)
 
 
 def test_rotation_is_drawn_up_to_its_limit_about_every_axis(monkeypatch):

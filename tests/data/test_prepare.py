@@ -22,6 +22,7 @@ from airwaystudy.data.datasets import prepare_phantoms
 from airwaystudy.data.prepare import (
     CHUNK,
     MARGIN,
+    airway_width,
     prepare_case,
     prepare_files,
     small_airways,
@@ -205,7 +206,8 @@ def test_store_holds_the_lungs_box_and_five_voxels(stores, placed):
     np.testing.assert_array_equal(stores["mm"]["lung"][:], lung_mask(placed[0])[box])
     assert stores["mm"].attrs["shape"] == [128, 128, 128]
     assert {name: array.shape for name, array in stores["mm"].arrays()} == dict.fromkeys(
-        ["image", "label", "centreline", "distance", "small_airway", "lung"], tuple(s.stop - s.start for s in box)
+        ["image", "label", "centreline", "distance", "width", "small_airway", "lung"],
+        tuple(s.stop - s.start for s in box),
     )
 
 
@@ -220,6 +222,7 @@ def test_store_holds_ct_and_label_of_the_box(stores, placed):
         "centreline": "u1",
         "small_airway": "u1",
         "distance": "f2",
+        "width": "u1",
     }.items():
         assert store[name].dtype == np.dtype(dtype)
         assert store[name].chunks == (CHUNK,) * 3
@@ -238,6 +241,18 @@ def test_store_holds_the_distance_in_its_unit(stores, unit, sampling):
     steps = ndimage.distance_transform_cdt(label == 0, "taxicab")
     assert (distance[steps > 2] == 0).all()
     assert (distance[(steps > 0) & (steps <= 2)] > 0).all()
+
+
+def test_width_is_the_local_diameter_in_voxels():
+    """Tubes of square section 1, 3 and 5 voxels wide, and a voxel or two around them."""
+    label, centreline = np.zeros((20, 40, 12), bool), np.zeros((20, 40, 12), bool)
+    for middle, half in ((5, 0), (15, 1), (28, 2)):
+        label[10 - half : 11 + half, middle - half : middle + half + 1, 1:-1] = True
+        centreline[10, middle, 3:-3] = True
+    width = airway_width(label, centreline)
+    assert width[10, [5, 15, 28], 6].tolist() == [1, 3, 5]
+    assert width[9:12, 14:17, 4:8].min() == width[9:12, 14:17, 4:8].max() == 3
+    assert width[10, 7, 6] == 1 and width[10, 8, 6] == 0 and width[12, 30, 6] == 5  # kept for two voxels
 
 
 def test_store_holds_centreline_and_small_airways_inside_the_label(stores):
