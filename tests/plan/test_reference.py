@@ -1,13 +1,14 @@
 """The committed reference: what is copied of a study, and that its notebooks can be shown on the web."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from airwaylib.errors import InputError
 from airwaystudy import home
-from airwaystudy.plan import reference
+from airwaystudy.plan import presets, reference
 
 ROOT = Path(__file__).resolve().parents[2]
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -81,3 +82,40 @@ def test_committed_notebooks_can_be_shown():
     for path in ROOT.glob("results/reference/*/notebooks/*.ipynb"):
         text = path.read_text()
         assert len(text.encode()) <= reference.MOST_NOTEBOOK and PLOTLY not in text, path
+
+
+@pytest.fixture
+def planned(study, monkeypatch):
+    """A study by a protocol of two seeds, a warm network and an arm of two stages each; the second seed is cut off."""
+    arm = {"after": "warm", "stages": {"first": {}, "last": {}}}
+    variants = {"warm": {"test_cases": []}, "arm": arm}
+    preset = {"phantoms": {"train": "0", "test": "8"}, "seeds": [0, 1], "protocol": 1, "variants": variants}
+    path = home.HOME / "study.yaml"
+    path.write_text(json.dumps({"small": preset}))
+    for module in (reference, presets):
+        monkeypatch.setattr(module, "PATH", path)
+    monkeypatch.setattr(presets.read_preset, "__defaults__", (path,))
+    for run in ("warm_0", "arm_0_first", "arm_0", "warm_1", "arm_1_first"):
+        for name in ("config.json", "summary.json", "trade_off.csv", "checkpoint.safetensors"):
+            home.write_json(study / "runs" / run / name, run)
+    (study / "runs/arm_0/scores.csv").write_text("td\n")
+    (study / "runs/arm_1_first/summary.json").unlink()  # at work
+    return study
+
+
+def test_small_tables_of_the_runs_that_ended_are_copied(planned, capsys):
+    reference.main("small", "--runs")
+    target = planned.parent / "reference/small/runs"
+    kept = {path.name: sorted(file.name for file in path.iterdir()) for path in target.iterdir()}
+    tables = ["config.json", "summary.json", "trade_off.csv"]
+    assert kept == {"warm_0": tables, "arm_0_first": tables, "arm_0": sorted([*tables, "scores.csv"]), "warm_1": tables}
+    assert capsys.readouterr().out == "4 runs, 13 files\n"
+
+
+def test_whole_seeds_are_restored_where_nothing_is(planned):
+    reference.copy_runs("small")
+    assert reference.restore_runs("small") == []  # both seeds have begun here
+    shutil.rmtree(planned / "runs")
+    reference.restore_runs("small")
+    assert sorted(path.name for path in (planned / "runs").iterdir()) == ["arm_0", "arm_0_first", "warm_0"]
+    assert (planned / "runs/arm_0/scores.csv").read_text() == "td\n"
