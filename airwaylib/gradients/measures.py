@@ -24,7 +24,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from airwaylib.gradients.by_class import class_gradients
-from airwaylib.losses.ratio import measured_ratio
+from airwaylib.losses.ratio import PLACES, measured_ratio
 from airwaylib.networks.supervision import Loss, as_group_logits
 from airwaylib.trees.skeleton import thin
 
@@ -145,7 +145,8 @@ def probe(
     -------
     list of dict
         A row a layer, in the order of the forward pass: `layer`, `erosion`, `dilation` and `layer_ratio`, the layer's
-        class-wise ratio; `ratio` and `index` of the loss, see `loss_state`. Empty if the crop lacks one of the classes.
+        class-wise ratio; `ratio`, `ratio_logit` and `index` of the loss, see `loss_state`. Empty if the crop lacks one
+        of the classes.
     """
     image, label = batch["image"][:1], batch["label"][:1]
     weight = None if weight is None else weight[:1]
@@ -164,9 +165,15 @@ def probe(
 def loss_state(network: nn.Module, loss: Loss, image: Tensor, label: Tensor, weight: Tensor | None) -> dict[str, float]:
     """Compute the loss's `ratio` and `index` at the network's prediction for a crop.
 
-    `ratio` is mean |dL/dp| on the airway over that on the background; `index` is 1 - loss.
+    `ratio` is mean |dL/dp| on the airway over that on the background, `ratio_logit` the same of the gradient at the
+    logit, which is what back-propagation carries on; `index` is 1 - loss.
     """
     with torch.no_grad():
         probability = torch.sigmoid(as_group_logits(network(image)).decoder.float())
-        index = 1 - loss(probability, label, weight).item()
-    return {"ratio": measured_ratio(loss, probability, label, weight), "index": index}
+    return state_of(loss, probability, label, weight)
+
+
+def state_of(loss: Loss, probability: Tensor, label: Tensor, weight: Tensor | None) -> dict[str, float]:
+    """Compute a loss's `ratio`, `ratio_logit` and `index`, see `loss_state`, at a prediction."""
+    ratio, at_logit = (measured_ratio(loss, probability, label, weight, at=place) for place in PLACES)
+    return {"ratio": ratio, "ratio_logit": at_logit, "index": 1 - loss(probability, label, weight).item()}
