@@ -123,13 +123,24 @@ def measured_ratio(
     return on / off
 
 
-def missed_voxel_exponent(
-    loss: Callable[..., Tensor], low: float = 1e-3, high: float = 1e-2, found: float = 0.9, background: float = 0.1
-) -> float:
-    """Measure the power of p with which a missed airway voxel's gradient at the logit dies as p falls.
+def missed_voxel_gradients(
+    loss: Callable[..., Tensor], probabilities: ArrayLike, found: float = 0.9, background: float = 0.1
+) -> np.ndarray:
+    """Measure |dL/dlogit| by autograd on one airway voxel with each of these probabilities, all others fixed.
 
-    One airway voxel's probability p goes from `high` to `low`. Eight more are at `found`, and 64 voxels of background
-    at `background`. Fits log |dL/dlogit| of that voxel, by autograd, as a line over log p; returns its slope.
+    Eight more airway voxels are at `found`, 64 voxels of background at `background`.
+    """
+    target, slopes = torch.tensor([1] * 9 + [0] * 64), []
+    for probability in np.atleast_1d(probabilities):
+        p = torch.tensor([probability] + [found] * 8 + [background] * 64, dtype=torch.float64)
+        logit = torch.logit(p).requires_grad_()
+        (slope,) = torch.autograd.grad(loss(torch.sigmoid(logit), target, None), logit)
+        slopes.append(abs(slope[0].item()))
+    return np.array(slopes)
+
+
+def missed_voxel_exponent(loss: Callable[..., Tensor], low: float = 1e-3, high: float = 1e-2) -> float:
+    """Fit the power of p with which a missed airway voxel's gradient at the logit dies as p falls from high to low.
 
     Examples
     --------
@@ -137,15 +148,8 @@ def missed_voxel_exponent(
     >>> round(missed_voxel_exponent(dice_loss), 2), round(missed_voxel_exponent(general_union_loss), 2)
     (1.0, 0.7)
     """
-    probabilities = np.geomspace(low, high, 9)
-    target = torch.tensor([1] * 9 + [0] * 64)
-    slopes = []
-    for probability in probabilities:
-        p = torch.tensor([probability] + [found] * 8 + [background] * 64, dtype=torch.float64)
-        logit = torch.logit(p).requires_grad_()
-        (slope,) = torch.autograd.grad(loss(torch.sigmoid(logit), target, None), logit)
-        slopes.append(abs(slope[0].item()))
-    return float(np.polyfit(np.log(probabilities), np.log(slopes), 1)[0])
+    p = np.geomspace(low, high, 9)
+    return float(np.polyfit(np.log(p), np.log(missed_voxel_gradients(loss, p)), 1)[0])
 
 
 def check_place(at: str) -> None:

@@ -53,6 +53,7 @@ RADII_MM = (0, 1, 2, 3, 4, 10)  # edges of bins: the diameters of Zheng et al., 
 SMALL, LARGE = 1, 2  # bins of `RADII_MM` below 1 are small airways, under 2 mm across; from 2 on large, over 4 mm
 RADIUS_BIN = 2  # voxels
 NAMES = ("run", "loss", "supervision", "seed")
+SWAPS = ("backward_loss", "encoder_loss")
 SWAPPED = ("dice", "general_union")  # losses of the backward pass on fixed weights, with their default parameters
 PARTS = ("small", "large", "missed", "found")  # of the airway; missed: p below 1/2
 
@@ -264,8 +265,9 @@ def measure_run(
     for epoch in epochs:
         network, _ = load_checkpoint(snapshot_path(config, epoch))
         for case, seed in product(chosen, seeds):
-            where = about | {"epoch": epoch, "case": case, "crop": seed}
-            for name, row in measure_crop(config, network.train(), views[case][seed], seed):
+            crop = views[case][seed]
+            where = about | {"epoch": epoch, "case": case, "crop": seed, "voxels": int(crop.label.sum())}
+            for name, row in measure_crop(config, network.train(), crop, seed):
                 tables[name].append(where | row)
     branches = pd.concat([missed_branches(config, case, epochs) for case in config.test_cases[:branch_cases]])
     return {name: pd.DataFrame(rows) for name, rows in tables.items()} | {"branches": branches.assign(**about)}
@@ -336,19 +338,28 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def over_crops(rows: pd.DataFrame) -> pd.DataFrame:
-    """Average the measures of a run's crops: of layers each crop counts once, of bins each voxel."""
-    keys = [name for name in (*NAMES, "epoch", "layer", "by", "bin", "low", "high") if name in rows]
-    if "voxels" not in rows:
-        return rows.drop(columns=["case", "crop"]).groupby(keys, sort=False).mean().reset_index()
-    means = [pooled(rows, keys, name, "voxels") for name in ("erosion", "share")]
-    return pd.concat([rows.groupby(keys, sort=False)["voxels"].sum(), *means], axis=1).reset_index()
+    """Average the measures of each run's crops: erosion and share over the airway's voxels, all else over the crops.
+
+    rows: of `layers`, `bins` or `swaps`, without `case` and `crop` on return; `voxels` and its like are sums.
+    """
+    keys = [name for name in (*NAMES, "epoch", "layer", *SWAPS, "by", "bin", "low", "high") if name in rows]
+    groups, columns = rows.groupby(keys, sort=False), {}
+    for name in rows.columns.difference([*keys, "case", "crop"], sort=False):
+        voxels = "voxels" + name.removeprefix("erosion").removeprefix("share")
+        if name.startswith("voxels"):
+            columns[name] = groups[name].sum()
+        elif voxels in rows:
+            known = rows[voxels].where(rows[name].notna())
+            sums = rows[keys].assign(value=rows[name] * known, known=known).groupby(keys, sort=False).sum()
+            columns[name] = sums["value"] / sums["known"]
+        else:
+            columns[name] = groups[name].mean()
+    return pd.DataFrame(columns).reset_index()
 
 
-def pooled(rows: pd.DataFrame, keys: list[str], value: str, weight: str) -> pd.Series:
-    """Average a column by the voxels behind each row; rows without a value do not count."""
-    known = rows.dropna(subset=[value])
-    sums = known.assign(**{value: known[value] * known[weight]}).groupby(keys, sort=False)[[value, weight]].sum()
-    return (sums[value] / sums[weight]).rename(value)
+def last_epoch(rows: pd.DataFrame) -> pd.DataFrame:
+    """Select the rows of each run's last epoch, when training has done what it does."""
+    return rows[rows["epoch"] == rows.groupby("run")["epoch"].transform("max")]
 
 
 def bin_edges(by: str, number: int) -> dict[str, float]:

@@ -29,7 +29,7 @@ class Claim(BaseModel, extra="forbid", frozen=True):
 
     id: str = Field(pattern=r"^[a-z0-9_]+$", description="short name")
     section: Literal["paper", "theory"] = Field(
-        "paper", description="theory: a closed form or simulation gives it away, so it is no evidence"
+        "paper", description="theory: of this study's formulas, so no evidence for the paper"
     )
     statement: str = Field(min_length=1, description="what is claimed, in our words")
     source: str = Field(

@@ -228,7 +228,10 @@ def test_a_contrast_keeps_its_own_verdict_and_interval(contrasts):
 
 @pytest.mark.parametrize(
     ("name", "outcome", "why"),
-    [("union - dice", "dsc", "0 rows of name union - dice, outcome dsc"), ("odd - dice", "td", "verdict 'holds' is none")],
+    [
+        ("union - dice", "dsc", "0 rows of name union - dice, outcome dsc"),
+        ("odd - dice", "td", "verdict 'holds' is none"),
+    ],
 )
 def test_what_a_contrast_lacks_is_named(contrasts, tmp_path, name, outcome, why):
     with pytest.raises(MissingError, match=why):
