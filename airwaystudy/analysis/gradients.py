@@ -264,10 +264,10 @@ def measure_run(
     views = {case: read_crops(config.prepared(case), config.crop, seeds) for case in chosen}
     for epoch in epochs:
         network, _ = load_checkpoint(snapshot_path(config, epoch))
-        for case, seed in product(chosen, seeds):
+        for draw, (case, seed) in enumerate(product(chosen, seeds)):
             crop = views[case][seed]
             where = about | {"epoch": epoch, "case": case, "crop": seed, "voxels": int(crop.label.sum())}
-            for name, row in measure_crop(config, network.train(), crop, seed):
+            for name, row in measure_crop(config, network.train(), crop, draw):
                 tables[name].append(where | row)
     branches = pd.concat([missed_branches(config, case, epochs) for case in config.test_cases[:branch_cases]])
     return {name: pd.DataFrame(rows) for name, rows in tables.items()} | {"branches": branches.assign(**about)}
