@@ -13,7 +13,9 @@ class GradientParameters(BaseModel, extra="forbid", frozen=True):
 
     study: str = Field("quick", description="results are read from and written to results/<study>/")
     runs: list[str] | None = Field(None, min_length=1, description="runs to measure; null: all that kept snapshots")
-    view: int = Field(64, ge=16, multiple_of=8, description="side of the crop that is measured, voxels")
+    cases: int = Field(4, ge=1, description="test cases, from the first, that crops are measured of")
+    crops: int = Field(2, ge=1, description="crops of each of them, as large as those the run was trained on")
+    view: int = Field(64, ge=16, multiple_of=8, description="side of the crop kept as gradient maps, voxels")
     branch_cases: int = Field(1, ge=1, description="test cases, from the first, whose branches are measured")
     looked_at: list[int] | None = Field(
         None, min_length=1, description="epochs measured, rising; null: those with a snapshot, 0 before training"

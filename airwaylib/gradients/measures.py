@@ -14,7 +14,7 @@ Gradients of a layer are a value of `by_class.class_gradients`: (airway, backgro
 `by_group` a third item, the groups.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import edt
@@ -24,7 +24,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from airwaylib.gradients.by_class import class_gradients
-from airwaylib.losses.ratio import measured_ratio
+from airwaylib.losses.ratio import PLACES, measured_ratio
 from airwaylib.networks.supervision import Loss, as_group_logits
 from airwaylib.trees.skeleton import thin
 
@@ -33,14 +33,16 @@ SHELL = 3  # voxels: background this near an airway counts in dilation and in th
 
 @dataclass(frozen=True)
 class Regions:
-    """The voxels to measure, on a crop's grid (D, H, W): the airway, the background around it, and any bins.
+    """The voxels to measure, on a crop's grid (D, H, W): the airway, the background around it, any bins and parts.
 
-    `bins` holds integer maps by name, which give the bin of each airway voxel; values elsewhere are ignored.
+    `bins` holds integer maps by name, which give the bin of each airway voxel; values elsewhere are ignored. `parts`
+    holds boolean maps by name: parts of the airway whose erosion `measure` gives, too.
     """
 
     airway: np.ndarray
     shell: np.ndarray
     bins: dict[str, np.ndarray]
+    parts: dict[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def around(cls, airway: np.ndarray, bins: dict[str, np.ndarray] | None = None, shell: int = SHELL) -> "Regions":
@@ -50,8 +52,14 @@ class Regions:
 
 def foreground_share(gradients: tuple) -> np.ndarray:
     """Compute the foreground share s (B, d, h, w), float32 in [0, 1]; nan where a voxel has none."""
-    airway, background = (part.detach().float().norm(dim=1) for part in gradients[:2])
-    return (airway / (airway + background)).cpu().numpy()
+    airway, background = (size(part) for part in gradients[:2])
+    return (airway / (airway + background)).float().cpu().numpy()
+
+
+def size(part: Tensor) -> Tensor:
+    """Compute |.|, the norm over channels of a part of the gradient (B, C, d, h, w): float64 (B, d, h, w)."""
+    # `Tensor.norm` takes ten times as long on a CPU. In float32, squares of small gradients would be 0.
+    return part.detach().double().square().sum(1).sqrt()
 
 
 def spread(maps: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -71,11 +79,13 @@ def measure(gradients: tuple, regions: Regions, sample: int = 0) -> dict[str, fl
     dict
         `erosion` and `share` (mean s) on the airway, `dilation` on the shell, `ratio` everywhere and `ratio_near` on
         airway and shell, all as defined at the top of this file; `not_finite`, the share of voxels that have no s and
-        are left out of the others; and `from_encoder`, if the gradients are split by group, too.
+        are left out of the others; `from_encoder`, if the gradients are split by group, too; and `erosion_PART` and
+        `voxels_PART` of each of the regions' parts.
     """
     shape = regions.airway.shape
-    airway, background = (part[sample].detach().float().norm(dim=0).cpu().numpy() for part in gradients[:2])
-    share = spread(foreground_share(gradients)[sample], shape)
+    airway, background = (size(part[sample : sample + 1])[0].cpu().numpy() for part in gradients[:2])
+    with np.errstate(invalid="ignore"):
+        share = spread((airway / (airway + background)).astype(np.float32), shape)
     inside, outside = share[regions.airway], share[regions.shell]
     near = spread(np.isfinite(airway + background), shape) & (regions.airway | regions.shell)
     groups = gradients[2] if len(gradients) > 2 else {}
@@ -86,13 +96,16 @@ def measure(gradients: tuple, regions: Regions, sample: int = 0) -> dict[str, fl
         "ratio": _ratio(np.nansum(airway, dtype=float), np.nansum(background, dtype=float)),
         "ratio_near": _ratio(*(spread(part, shape)[near].sum(dtype=float) for part in (airway, background))),
         "not_finite": float(np.isnan(share).mean()),
-    } | ({"from_encoder": from_encoder(groups, regions, sample)} if groups else {})
+        **({"from_encoder": from_encoder(groups, regions, sample)} if groups else {}),
+        **{f"erosion_{name}": _mean(share[part] < 0.5, share[part]) for name, part in regions.parts.items()},
+        **{f"voxels_{name}": int(np.isfinite(share[part]).sum()) for name, part in regions.parts.items()},
+    }
 
 
 def from_encoder(groups: dict[str, tuple[Tensor, Tensor]], regions: Regions, sample: int = 0) -> float:
     """Compute the encoder group's mean share of the gradient on the airway: |encoder| / (|encoder| + |decoder|)."""
     sizes = [
-        spread(sum(groups[group])[sample].detach().float().norm(dim=0).cpu().numpy(), regions.airway.shape)
+        spread(size(sum(groups[group])[sample : sample + 1])[0].cpu().numpy(), regions.airway.shape)
         for group in ("encoder", "decoder")
     ]
     encoder, decoder = (size[regions.airway] for size in sizes)
@@ -145,7 +158,8 @@ def probe(
     -------
     list of dict
         A row a layer, in the order of the forward pass: `layer`, `erosion`, `dilation` and `layer_ratio`, the layer's
-        class-wise ratio; `ratio` and `index` of the loss, see `loss_state`. Empty if the crop lacks one of the classes.
+        class-wise ratio; `ratio`, `ratio_logit` and `index` of the loss, see `loss_state`. Empty if the crop lacks one
+        of the classes.
     """
     image, label = batch["image"][:1], batch["label"][:1]
     weight = None if weight is None else weight[:1]
@@ -164,9 +178,15 @@ def probe(
 def loss_state(network: nn.Module, loss: Loss, image: Tensor, label: Tensor, weight: Tensor | None) -> dict[str, float]:
     """Compute the loss's `ratio` and `index` at the network's prediction for a crop.
 
-    `ratio` is mean |dL/dp| on the airway over that on the background; `index` is 1 - loss.
+    `ratio` is mean |dL/dp| on the airway over that on the background, `ratio_logit` the same of the gradient at the
+    logit, which is what back-propagation carries on; `index` is 1 - loss.
     """
     with torch.no_grad():
         probability = torch.sigmoid(as_group_logits(network(image)).decoder.float())
-        index = 1 - loss(probability, label, weight).item()
-    return {"ratio": measured_ratio(loss, probability, label, weight), "index": index}
+    return state_of(loss, probability, label, weight)
+
+
+def state_of(loss: Loss, probability: Tensor, label: Tensor, weight: Tensor | None) -> dict[str, float]:
+    """Compute a loss's `ratio`, `ratio_logit` and `index`, see `loss_state`, at a prediction."""
+    ratio, at_logit = (measured_ratio(loss, probability, label, weight, at=place) for place in PLACES)
+    return {"ratio": ratio, "ratio_logit": at_logit, "index": 1 - loss(probability, label, weight).item()}

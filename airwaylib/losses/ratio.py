@@ -2,8 +2,8 @@
 
 R = |dL/dp| at a foreground voxel over |dL/dp| at a background voxel. Back-propagation carries on the gradient at the
 logit, dL/dp times p (1 - p). There the ratio is R times p_f (1 - p_f) / (p_b (1 - p_b)). They differ most on a missed
-voxel: as p_f goes to 0, Dice's gradient at the logit dies as p_f, General Union's as p_f^root, cross-entropy's not at
-all. The closed forms of R stand at the losses.
+voxel: as p_f goes to 0, Dice's gradient at the logit dies as p_f, General Union's as p_f^root until p_f nears its
+epsilon, cross-entropy's not at all. The closed forms of R stand at the losses.
 """
 
 from collections.abc import Callable
@@ -61,8 +61,8 @@ def gradient_ratio(
     --------
     >>> gradient_ratio("general_union", 1, 0, index=1, weight=[1, 1 / 9], epsilon=0).round(3)
     array([6.   , 0.667])
-    >>> gradient_ratio("dice", 0.5, 0.1, index=0.5, at="logit").round(3)  # 3 times .25 / .09
-    array(8.333)
+    >>> gradient_ratio("dice", [0.5], 0.1, index=0.5, at="logit").round(3)  # 3 times .25 / .09
+    array([8.333])
     """
     if (form := getattr(LOSSES.get(name), "ratio", None)) is None:
         known = ", ".join(each for each, function in LOSSES.items() if function.ratio)
@@ -121,6 +121,35 @@ def measured_ratio(
     if off == 0:
         raise InputError(f"loss: at the {at} its gradient is 0 on the whole background, so there is no ratio")
     return on / off
+
+
+def missed_voxel_gradients(
+    loss: Callable[..., Tensor], probabilities: ArrayLike, found: float = 0.9, background: float = 0.1
+) -> np.ndarray:
+    """Measure |dL/dlogit| by autograd on one airway voxel with each of these probabilities, all others fixed.
+
+    Eight more airway voxels are at `found`, 64 voxels of background at `background`.
+    """
+    target, slopes = torch.tensor([1] * 9 + [0] * 64), []
+    for probability in np.atleast_1d(probabilities):
+        p = torch.tensor([probability] + [found] * 8 + [background] * 64, dtype=torch.float64)
+        logit = torch.logit(p).requires_grad_()
+        (slope,) = torch.autograd.grad(loss(torch.sigmoid(logit), target, None), logit)
+        slopes.append(abs(slope[0].item()))
+    return np.array(slopes)
+
+
+def missed_voxel_exponent(loss: Callable[..., Tensor], low: float = 1e-3, high: float = 1e-2) -> float:
+    """Fit the power of p with which a missed airway voxel's gradient at the logit dies as p falls from high to low.
+
+    Examples
+    --------
+    >>> from airwaylib.losses.general_union import dice_loss, general_union_loss
+    >>> round(missed_voxel_exponent(dice_loss), 2), round(missed_voxel_exponent(general_union_loss), 2)
+    (1.0, 0.7)
+    """
+    p = np.geomspace(low, high, 9)
+    return float(np.polyfit(np.log(p), np.log(missed_voxel_gradients(loss, p)), 1)[0])
 
 
 def check_place(at: str) -> None:

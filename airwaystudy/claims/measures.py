@@ -1,12 +1,13 @@
 """Evaluate the kinds of measure of claims.yaml, each from a study's tables alone.
 
 A measure gives a value with Student's 95 % interval of its mean over the seeds, and is held against what the claim
-expects: above `value` (greater), below it (less), or no further from it than `tolerance` (equal). It supports the
-claim if the whole interval is as expected, contradicts it if none of it is, and is open otherwise. A closed form
-or a simulation depends on no training and has no interval: the number itself decides.
+expects: above `value` (greater), below it (less), or no further from it than `tolerance` (equal). The claim is
+supported if the whole interval is as expected, contradicted if none of it is, and open otherwise. It is equivalent if
+the whole interval lies within `tolerance` of `value`, or within `margin` of it without being as expected. A closed
+form or a simulation depends on no training and has no interval: the number itself decides. A contrast was judged by
+its own analysis, whose verdict stands.
 """
 
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,7 +18,8 @@ from pydantic import BaseModel, Field, model_validator
 
 from airwaylib.metrics.intervals import mean_interval
 
-SCORES, RUNS = "tables/scores_by_case.csv", "tables/runs.csv"
+VERDICTS = ("supported", "contradicted", "equivalent", "open", "not run")
+SCORES, RUNS, CONTRASTS = "tables/scores_by_case.csv", "tables/runs.csv", "tables/contrasts.csv"
 REDUCE = {"mean": np.mean, "largest": lambda values: np.max(np.abs(values)), "share": None}
 
 
@@ -34,8 +36,9 @@ class Finding(NamedTuple):
     low: float
     high: float
     seeds: int
-    says: str
+    verdict: str
     table: str
+    note: str = ""
 
 
 class Tables:
@@ -71,13 +74,16 @@ class Measure(BaseModel, extra="forbid", frozen=True):
     expect: Literal["greater", "less", "equal"] = Field(description="than value; equal: within tolerance")
     value: float = Field(0.0, description="what the measure is held against")
     tolerance: float | None = Field(None, ge=0, description="largest distance from it that counts as equal")
+    margin: float | None = Field(None, gt=0, description="distance from it that is too small to matter; null: none")
     measure: str = Field("", description="the measure in words; empty: made of its other fields")
 
     @model_validator(mode="after")
     def tolerance_belongs_to_equal(self) -> "Measure":
-        """Refuse equal without a tolerance, and a tolerance without equal."""
+        """Refuse equal without a tolerance, a tolerance without equal, and equal with a margin."""
         if (self.expect == "equal") != (self.tolerance is not None):
             raise ValueError("expect: equal and tolerance need each other")
+        if self.expect == "equal" and self.margin is not None:
+            raise ValueError("margin: tolerance is the margin of expect: equal")
         return self
 
     @property
@@ -90,15 +96,18 @@ class Measure(BaseModel, extra="forbid", frozen=True):
         )
 
     def judge(self, low: float, high: float) -> str:
-        """supports, contradicts or open: whether the interval is all as expected, not at all, or in part (or nan)."""
+        """Judge an interval, of `VERDICTS`; one that is nan is open."""
+        near = self.tolerance if self.expect == "equal" else self.margin
         bottom, top = {
             "greater": (np.nextafter(self.value, np.inf), np.inf),
             "less": (-np.inf, np.nextafter(self.value, -np.inf)),
-            "equal": (self.value - (self.tolerance or 0), self.value + (self.tolerance or 0)),
+            "equal": (self.value - (near or 0), self.value + (near or 0)),
         }[self.expect]
-        if bottom <= low and high <= top:
-            return "supports"
-        return "contradicts" if high < bottom or low > top else "open"
+        if self.expect != "equal" and bottom <= low and high <= top:
+            return "supported"
+        if near is not None and self.value - near <= low and high <= self.value + near:
+            return "equivalent"
+        return "contradicted" if high < bottom or low > top else "open"
 
     def over_seeds(self, values: pd.Series, table: str) -> Finding:
         """The finding of a value a seed."""
@@ -106,13 +115,12 @@ class Measure(BaseModel, extra="forbid", frozen=True):
         if not len(values):
             raise MissingError(f"{table}: no number")
         low, high = mean_interval(values)
-        says = self.judge(low, high)
-        return Finding(self.text, self.expected, values.mean(), low, high, len(values), says, table)
+        verdict = self.judge(low, high)
+        return Finding(self.text, self.expected, values.mean(), low, high, len(values), verdict, table)
 
     def exact(self, value: float, table: str) -> Finding:
         """The finding of a number that no training stands behind."""
-        says = self.judge(value, value)
-        return Finding(self.text, self.expected, value, np.nan, np.nan, 0, says, table)
+        return Finding(self.text, self.expected, value, np.nan, np.nan, 0, self.judge(value, value), table)
 
 
 class Effect(Measure):
@@ -130,8 +138,8 @@ class Effect(Measure):
         both = "".join(f", {level}" for level in self.having.values())
         return self.measure or f"{self.metric}: {self.variant} minus {self.base}{both} (points)"
 
-    def findings(self, tables: Tables) -> Iterator[Finding]:
-        """One, over the seeds that both have."""
+    def finding(self, tables: Tables) -> Finding:
+        """The finding over the seeds that both have."""
         wide = by_variant(tables, self.metric, [self.variant, self.base]).dropna()
         for factor, wanted in self.having.items():
             runs = tables(RUNS, ["variant", factor])
@@ -140,7 +148,7 @@ class Effect(Measure):
         difference = (wide[self.variant] - wide[self.base]).groupby("seed").mean()
         if difference.empty:
             raise MissingError(f"{self.variant} and {self.base} share no seed and case")
-        yield self.over_seeds(difference, SCORES)
+        return self.over_seeds(difference, SCORES)
 
 
 class Spread(Measure):
@@ -157,8 +165,8 @@ class Spread(Measure):
         which = "" if self.within is None else f" within {self.within:g} points of {self.less}"
         return self.measure or f"range over the variants{which}, of {self.metric} minus that of {self.less} (points)"
 
-    def findings(self, tables: Tables) -> Iterator[Finding]:
-        """One, over the seeds."""
+    def finding(self, tables: Tables) -> Finding:
+        """The finding over the seeds."""
         ranges, level = [], by_variant(tables, self.less, []).groupby("seed").mean().mean()
         close = level.index[level >= level.max() - (np.inf if self.within is None else self.within)]
         for metric in (self.metric, self.less):
@@ -166,7 +174,7 @@ class Spread(Measure):
             if means.shape[1] < 2 or means.empty:
                 raise MissingError("fewer than two such variants with a seed in common")
             ranges.append(means.max(axis=1) - means.min(axis=1))
-        yield self.over_seeds(ranges[0] - ranges[1], SCORES)
+        return self.over_seeds(ranges[0] - ranges[1], SCORES)
 
 
 class Number(Measure):
@@ -187,16 +195,15 @@ class Number(Measure):
         """The measure in words."""
         return self.measure or f"{self.reduce} of {self.column}" + (f" minus {self.against}" if self.against else "")
 
-    def findings(self, tables: Tables) -> Iterator[Finding]:
-        """One, over the trainings or exact."""
+    def finding(self, tables: Tables) -> Finding:
+        """The finding over the trainings, or exact."""
         rows = tables(self.table, [self.column, *self.where, *filter(None, (self.against, self.over))])
         values = self.reduced(rows)
         if self.over:
-            yield self.over_seeds(values, self.table)
-        elif np.isfinite(values.iloc[0]):
-            yield self.exact(float(values.iloc[0]), self.table)
-        else:
+            return self.over_seeds(values, self.table)
+        if not np.isfinite(values.iloc[0]):
             raise MissingError(f"{self.table}: no number")
+        return self.exact(float(values.iloc[0]), self.table)
 
     def reduced(self, rows: pd.DataFrame) -> pd.Series:
         """The selected rows in one number for each value of `over`, or in one."""
@@ -212,7 +219,10 @@ class Number(Measure):
 
 
 class ClosedForm(Measure):
-    """The gradient ratio of a loss in closed form, at a foreground voxel of weight `weight`, predicted right as all."""
+    """The closed form of a loss's gradient ratio at the probability, for an airway voxel, with all voxels right.
+
+    There is none at the logit: with every p at 0 or 1, p (1 - p) is 0 everywhere.
+    """
 
     kind: Literal["closed_form"]
     loss: str = Field(description="loss by name")
@@ -227,17 +237,46 @@ class ClosedForm(Measure):
     @property
     def text(self) -> str:
         """The measure in words."""
-        return self.measure or f"gradient ratio of {self.loss} at a perfect prediction, {self.settings}"
+        return self.measure or f"gradient ratio of {self.loss} at the probability, perfect prediction, {self.settings}"
 
-    def findings(self, tables: Tables) -> Iterator[Finding]:
-        """One, exact: with every voxel right, p is 1 on the airway, 0 off it and the index 1."""
+    def finding(self, tables: Tables) -> Finding:
+        """The exact finding: with every voxel right, p is 1 on the airway, 0 off it and the index 1."""
         from airwaylib.losses.ratio import gradient_ratio  # imports torch: not for those who only read tables
 
         value = float(gradient_ratio(self.loss, 1, 0, 1, self.weight, **self.parameters))
-        yield self.exact(value, "")
+        return self.exact(value, "")
 
 
-KINDS = {"effect": Effect, "spread": Spread, "number": Number, "closed_form": ClosedForm}
+class Contrast(BaseModel, extra="forbid", frozen=True):
+    """A contrast of tables/contrasts.csv: its analysis has judged it, and its verdict and interval are taken over."""
+
+    kind: Literal["contrast"]
+    name: str = Field(min_length=1, description="of the contrast")
+    outcome: str = Field(min_length=1, description="what it is measured in")
+    measure: str = Field("", description="the measure in words; empty: made of its other fields")
+    expected: str = Field("> 0", description="what the claim expects, in words; the analysis decides")
+
+    @property
+    def text(self) -> str:
+        """The measure in words."""
+        return self.measure or f"{self.outcome}: {self.name}"
+
+    def finding(self, tables: Tables) -> Finding:
+        """The contrast's one row."""
+        rows = tables(CONTRASTS, ["name", "outcome", "difference", "low", "high", "seeds", "verdict"])
+        rows = select(rows, {"name": self.name, "outcome": self.outcome})
+        if len(rows) != 1:
+            raise MissingError(f"{CONTRASTS}: {len(rows)} rows of name {self.name}, outcome {self.outcome}")
+        row = rows.iloc[0]
+        if row["verdict"] not in VERDICTS:
+            raise MissingError(f"{CONTRASTS}: {self.name}: verdict {row['verdict']!r} is none of {', '.join(VERDICTS)}")
+        note = "" if pd.isna(row.get("note")) else str(row["note"])
+        numbers = (float(row[name]) for name in ("difference", "low", "high"))
+        seeds = 0 if pd.isna(row["seeds"]) else int(row["seeds"])
+        return Finding(self.text, self.expected, *numbers, seeds, row["verdict"], CONTRASTS, note)
+
+
+KINDS = {"effect": Effect, "spread": Spread, "number": Number, "closed_form": ClosedForm, "contrast": Contrast}
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -241,7 +241,8 @@ def plot_class_ratios(
     the lowest to the highest seed.
     """
     layers = [name for name in layers if name in set(probes["layer"])]
-    panels = {"at the output (the loss's)": probes.drop_duplicates(["variant", "seed", "step"]).assign(shown="ratio")}
+    of_loss = probes.drop_duplicates(["variant", "seed", "step"]).assign(shown="ratio")
+    panels = {"at the probability (the loss's)": of_loss}
     panels |= {f"at layer {name}": probes[probes["layer"] == name].assign(shown="layer_ratio") for name in layers}
     width = 1.5 + 3.2 * len(panels)
     figure, axes = plt.subplots(1, len(panels), figsize=(width, 4.2), layout="constrained", sharey=True, squeeze=False)

@@ -109,7 +109,9 @@ def plot_ratios(closed: pd.DataFrame, measured: pd.DataFrame) -> Figure:
         label = None if loss in labelled else plain(loss)
         labelled.add(loss)
         ax.plot(rows["index"], rows["ratio"], label=label, mfc="none", **styles[loss] | {"ls": "-", "lw": 0.4})
-    ax.set(xlabel="index of the loss, 1 − loss (dimensionless)", ylabel="gradient ratio R, foreground : background")
+    ax.set(
+        xlabel="index of the loss, 1 − loss (dimensionless)", ylabel="ratio R at the probability, airway : background"
+    )
     ax.set(
         yscale="log", xlim=(min(0, measured["index"].min() - 0.02), 1.02)
     )  # cross-entropies above 1 have theirs below 0
@@ -243,20 +245,63 @@ def plot_origin(measures: pd.DataFrame) -> Figure:
     return figure
 
 
+def plot_swaps(table: pd.DataFrame) -> Figure:
+    """Differences between backward passes of the same weights, layer by layer in forward order: a panel a comparison.
+
+    table: comparison, loss, supervision (the networks were trained with), seed, layer, difference. Lines are means over
+    the seeds, bands go from the lowest to the highest seed.
+    """
+    comparisons, layers = list(dict.fromkeys(table["comparison"])), list(dict.fromkeys(table["layer"]))
+    width = 1.2 + max(3.0, 0.2 * len(layers)) * len(comparisons)
+    figure, axes = plt.subplots(1, len(comparisons), figsize=(width, 4.2), layout="constrained", squeeze=False)
+    for ax, comparison in zip(axes[0], comparisons, strict=True):
+        rows = table[table["comparison"] == comparison]
+        ax.axhline(0, color=GREY, lw=0.8)
+        for group, style in group_styles(table).items():
+            chosen = rows[(rows["loss"] == group[0]) & (rows["supervision"] == group[1])]
+            if len(chosen):
+                draw_band(ax, chosen, layers, "difference", style, f"trained with {group_label(group, chosen)}")
+        ax.set_xticks(range(len(layers)), layers, rotation=90, fontsize="small")
+        ax.set_title(comparison, fontsize="medium")
+        ax.set(xlabel="layer, in forward order", ylabel="difference (share of the voxels)")
+    add_legend(figure, width)
+    return figure
+
+
+def plot_missed_voxel(table: pd.DataFrame) -> Figure:
+    """Gradient at the logit of one airway voxel over its probability, a curve a loss; both axes logarithmic.
+
+    table: loss, p, gradient (of any unit: shown relative to that at the loss's highest p).
+    """
+    figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
+    for loss, style in series_styles(table["loss"]).items():
+        rows = table[table["loss"] == loss].sort_values("p")
+        ax.plot(rows["p"], rows["gradient"] / rows["gradient"].iloc[-1], label=plain(loss), **style | {"marker": ""})
+    ax.set(xscale="log", yscale="log", xlabel="probability p of the missed airway voxel")
+    ax.set_ylabel(f"gradient at its logit (of that at p = {table['p'].max():g})")
+    ax.legend(frameon=False, fontsize="small")
+    return figure
+
+
 def plot_law(table: pd.DataFrame) -> Figure:
     """The critical-radius law against the radius at which half of the airway is eroded: a marker a layer and seed.
 
-    table: loss, seed, layer, law, measured (both voxels; rows without a measured radius have no marker).
+    table: loss, seed, layer, law, measured (both voxels), bound: "at most" or "at least" where `measured` is the end of
+    the radii there are. These markers are triangles that point to where the radius is.
     """
     figure, ax = plt.subplots(figsize=(5, 4.6), layout="constrained")
-    known = table.dropna(subset="measured")
+    known, found = table.dropna(subset="measured"), table["bound"].fillna("") == ""
     end = 1.1 * max([2.0, *known["law"], *known["measured"]])
     ax.plot([0, end], [0, end], color=GREY, lw=0.8, label="law = measurement")
     for loss, style in series_styles(table["loss"]).items():
-        rows = known[known["loss"] == loss]
-        of = (table["loss"] == loss).sum()
-        text = f"{plain(loss)} ({len(rows)} of {of} layers and seeds)"
-        ax.plot(rows["law"], rows["measured"], label=text, **style | {"ls": "", "mfc": "none"})
+        of = table["loss"] == loss
+        text = f"{plain(loss)} ({(of & found).sum()} of {of.sum()} layers and seeds)"
+        for bound, marker in (("", style["marker"]), ("at most", "v"), ("at least", "^")):
+            rows = table[of & (table["bound"].fillna("") == bound)]
+            look = style | {"ls": "", "mfc": "none", "marker": marker, "clip_on": False}
+            ax.plot(rows["law"], rows["measured"], label=None if bound else text, **look)
+    for marker, words in (("v", "at most: thin airways are kept"), ("^", "at least: all are eroded")):
+        ax.plot([], [], color=GREY, ls="", marker=marker, mfc="none", label=words)
     ax.set(xlabel="critical radius by the law (voxels)", ylabel="radius half eroded, measured (voxels)")
     ax.set(xlim=(0, end), ylim=(0, end), aspect="equal")
     add_legend(figure, 5)

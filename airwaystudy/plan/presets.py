@@ -17,7 +17,7 @@ from airwaystudy.training.config import Recipe
 PATH = home.HOME / "study.yaml"
 LINKS = ("missed_by", "after")  # settings of a variant that name another one, of the same seed
 FIGURES = ("baseline", "ours", "compared", "curves")  # parameters of 03_results and 04_exhibits that a study may set
-GRADIENTS = ("view", "branch_cases", "looked_at")  # parameters of 01_gradient_erosion that a study may set
+GRADIENTS = ("cases", "crops", "view", "branch_cases", "looked_at")  # parameters of 01_gradient_erosion, alike
 FIXED = ("study", "run", "seed", "data", "start", "stage")  # what the plan itself sets
 
 
@@ -101,7 +101,8 @@ class Preset(BaseModel, extra="forbid", frozen=True):
     )
     gradients: dict[str, Any] | None = Field(
         None,
-        description="for 01_gradient_erosion: variants (default: all), view, branch_cases, looked_at; null: left out",
+        description="for 01_gradient_erosion: variants (default: all), cases, crops, view, branch_cases, looked_at; "
+        "null: left out",
         examples=["{view: 64}"],
     )
     figures: dict[str, Any] = Field(

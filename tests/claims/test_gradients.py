@@ -5,161 +5,112 @@ import pandas as pd
 import pytest
 
 from airwaylib.gradients.theory import critical_radius
-from airwaylib.networks.wingsnet import BLOCKS, ENCODER
+from airwaylib.networks.wingsnet import BLOCKS
 from airwaystudy.claims import gradients
-from airwaystudy.claims.gradients import (
-    LOSSES,
-    SUPERVISIONS,
-    Run,
-    depth_correlation,
-    half_eroded,
-    law_by_layer,
-    measures_by_seed,
-    missed_auc,
-    size_gap,
-    variance_to_output,
-)
+from airwaystudy.claims.gradients import half_eroded, law_by_layer, measures_by_seed, variance_to_output
 from airwaystudy.claims.ledger import read_claims
+from airwaystudy.claims.measures import Tables
 
-COLUMNS = ["run", "epoch", "layer", "erosion", "dilation", "loss_ratio", "by", "bin", "voxels", "missed", "radius_mm"]
-NO_RUN = Run(*[pd.DataFrame(columns=COLUMNS).astype({"missed": bool})] * 3)
-VARIANTS = [f"{supervision}_{loss}" for supervision in SUPERVISIONS for loss in LOSSES]
-
-
-def depth(layer):
-    """Erosion of a layer as a share of that of the deepest one, or so."""
-    return (1 + variance_to_output(layer)) / 200
+LOSSES, SUPERVISIONS = ("dice", "general_union"), ("final", "both")
+EROSION = {"dice": 0.5, "general_union": 0.3}
 
 
-def study(seeds=(0, 1, 2)):
-    """Runs whose erosion grows with depth, less with the new loss and with groups, and only of small airways."""
-    layers, bins, branches = [], [], []
+def swaps(seeds=(0, 1, 2), learned=0.0):
+    """Four networks a seed on two crops: General Union erodes 0.2 less, the group 0.1, and small airways more.
+
+    learned: taken off the erosion of networks that General Union trained, whatever the backward pass.
+    """
+    rows = []
     for seed in seeds:
         for loss in LOSSES:
             for supervision in SUPERVISIONS:
                 run = {"run": f"{supervision}_{loss}_{seed}", "loss": loss, "supervision": supervision, "seed": seed}
-                level = 0.5 - 0.1 * (loss == "general_union") - 0.1 * (supervision == "both") + 0.01 * seed
-                for epoch in (0, 1):
-                    for layer in BLOCKS:
-                        erosion = level * epoch * depth(layer)
-                        row = run | {"epoch": epoch, "layer": layer}
-                        ratio = 6.0 if loss == "general_union" else 2.5 - epoch
-                        layers.append(row | {"erosion": erosion, "dilation": 0.1 * ratio, "loss_ratio": ratio})
-                        bins += [
-                            row | {"by": "radius_mm", "bin": b, "voxels": 10, "erosion": erosion / (b + 1)}
-                            for b in range(4)
-                        ]
-                        bins += [
-                            row | {"by": "radius_voxels", "bin": b, "voxels": 10, "erosion": 0.9 - 0.3 * b}
-                            for b in range(4)
-                        ]
-                for branch in range(30):
-                    small = branch >= 18
-                    row = {"branch": branch, "radius_mm": 3 - 0.05 * branch - 0.01 * seed, "missed": small}
-                    branches.append(run | row | {"erosion_early": 0.5 + 0.2 * small, "erosion_late": 0.5 + 0.1 * small})
-    return {"layers": pd.DataFrame(layers), "bins": pd.DataFrame(bins), "branches": pd.DataFrame(branches)}
+                for epoch, backward, group, crop, (i, layer) in (
+                    (epoch, backward, group, crop, layer)
+                    for epoch in (0, 1)
+                    for backward in LOSSES
+                    for group in ([True, False] if supervision == "both" else [False])
+                    for crop in (0, 1)
+                    for layer in enumerate(BLOCKS)
+                ):
+                    erosion = epoch * (EROSION[backward] - 0.1 * group - learned * (loss == "general_union"))
+                    erosion -= 0.01 * (i + seed) - 0.1 * (crop - 0.5)  # less, the nearer the output
+                    row = run | {"epoch": epoch, "case": "mini_0008", "crop": crop, "layer": layer}
+                    row |= {"backward_loss": backward, "encoder_loss": group, "voxels": 10, "erosion": erosion}
+                    row |= {"dilation": 0.4 * (backward == "general_union") + 0.1 * seed}
+                    gap = 0.3 if backward == "dice" else 0.1
+                    row |= {"erosion_small": erosion + gap, "voxels_small": 4, "erosion_large": erosion}
+                    rows.append(row | {"voxels_large": 6})
+    return pd.DataFrame(rows)
 
 
-def value(tables, measure, seed=0):
-    """The value of one measure; nan without a row."""
-    table = measures_by_seed(tables)
-    return table.loc[(table["measure"] == measure) & (table["seed"] == seed), "value"].squeeze()
+def value(table, claim, seed=0):
+    """The value of one claim; nan without a row."""
+    return table.loc[(table["claim"] == claim) & (table["seed"] == seed), "value"].squeeze()
 
 
 def test_values_by_hand():
-    values = measures_by_seed(study(seeds=[0])).set_index("measure")["value"]
-    at_first = 0.5 * depth("ec1")
-    assert values["erosion_small_minus_large"] == pytest.approx(at_first - (at_first / 3 + at_first / 4) / 2)
-    assert values["missed_more_eroded"] == values["missed_more_eroded_at_equal_radius"] == 1
-    assert values["dilation_general_union_minus_dice"] == pytest.approx(0.45)
-    assert values["erosion_follows_blur"] == pytest.approx(1)
-    assert values["erosion_first_minus_last"] == pytest.approx(at_first - 0.5 * depth("dc5"))
-    assert values["erosion_deepest_minus_last"] == pytest.approx(0.5 * (depth("ec12") - depth("dc5")))
-    for name, blocks in (("encoder", ENCODER), ("shallow", ("ec1", "ec2", "ec3"))):
-        expected = 0.1 * np.mean([depth(layer) for layer in blocks])
-        for loss in LOSSES:
-            assert values[f"erosion_{name}_final_minus_both_{loss}"] == pytest.approx(expected)
-    for supervision in SUPERVISIONS:  # the new loss's erosion is lower by 0.1 of 17/24 at every size
-        gap = 0.1 * depth("ec1") * (1 - (1 / 3 + 1 / 4) / 2)
-        assert values[f"size_gap_dice_minus_general_union_{supervision}"] == pytest.approx(gap)
-        assert values[f"ratio_general_union_minus_dice_{supervision}"] == 4.5
-    assert values["dice_ratio_last_minus_first"] == -1
-    assert len(values) == 16
+    table = measures_by_seed(swaps(seeds=[0])).set_index("claim")
+    assert table["value"].to_dict() == pytest.approx(
+        {
+            "a_small_ratio_erodes": 0.2,
+            "a_large_ratio_dilates": 0.4,
+            "erosion_accumulates": 0.01 * 16,  # ec1 is the first of 18 blocks, dc5 the 17th
+            "group_supervision_feeds_shallow_layers": 0.1,
+            "general_union_balances_size": 0.3 - 0.1,
+        }
+    )
+    assert table["networks"].tolist() == [4, 4, 2, 2, 4]
 
 
 def test_each_seed_has_its_value():
-    table = measures_by_seed(study())
-    assert table.groupby("measure")["seed"].agg(list).map(lambda seeds: seeds == [0, 1, 2]).all()
-    assert value(study(), "dice_ratio_last_minus_first", 2) == -1
+    table = measures_by_seed(swaps())
+    assert table.groupby("claim")["seed"].agg(list).map(lambda seeds: seeds == [0, 1, 2]).all()
+    assert value(table, "a_small_ratio_erodes", 2) == pytest.approx(0.2)
+
+
+def test_how_far_a_network_has_learned_does_not_matter():
+    """A network of General Union that is eroded less whatever the backward pass says nothing for the loss."""
+    table, learned = measures_by_seed(swaps()), measures_by_seed(swaps(learned=0.3))
+    pd.testing.assert_frame_equal(learned, table)
+
+
+def test_the_first_epochs_do_not_count():
+    table = swaps(seeds=[0])
+    early = table["epoch"] == 0
+    table.loc[early, ["erosion", "dilation"]] = 0.9
+    pd.testing.assert_frame_equal(measures_by_seed(table), measures_by_seed(swaps(seeds=[0])))
+
+
+def test_crops_count_by_their_voxels():
+    table = swaps(seeds=[0])
+    table.loc[(table["crop"] == 1) & (table["backward_loss"] == "dice"), "erosion"] = 1.0
+    table["voxels"] = np.where(table["crop"] == 1, 30, 10)
+    networks = gradients.over_crops(gradients.last_epoch(table))
+    at = networks.query("run == 'final_dice_0' and layer == 'ec1' and backward_loss == 'dice'")
+    assert at["erosion"].item() == pytest.approx((10 * 0.45 + 30 * 1.0) / 40)
 
 
 def test_what_a_study_lacks_has_no_row():
-    """Without Dice on the last block and without found branches of the others; and of a network with other layers."""
-    tables = {name: table[table["run"] != "final_dice_0"] for name, table in study(seeds=[0]).items()}
-    assert set(measures_by_seed(tables)["measure"]) == {
-        "erosion_shallow_final_minus_both_general_union",
-        "erosion_encoder_final_minus_both_general_union",
-        "size_gap_dice_minus_general_union_both",
-        "ratio_general_union_minus_dice_both",
-    }
-    other = study(seeds=[0])
-    for name in ("layers", "bins"):
-        other[name]["layer"] = "model." + other[name]["layer"]
-    found = set(measures_by_seed(other)["measure"])
-    assert "missed_more_eroded" in found and not any("erosion" in measure for measure in found)
-    assert law_by_layer(other).empty
-
-
-def test_variants_that_share_loss_and_supervision_are_kept_apart():
-    tables = study(seeds=[0])
-    for table in tables.values():
-        more = table[table["run"] == "both_general_union_0"].assign(run="both_general_union_alpha02_0")
-        table.loc[table["run"] == "both_general_union_0", "run"] = "both_general_union_0"
-        tables = tables | {
-            next(n for n, t in tables.items() if t is table): pd.concat([table, more.assign(loss_ratio=99)])
-        }
-    assert value(tables, "ratio_general_union_minus_dice_both") == 4.5
+    table = swaps(seeds=[0])
+    both = measures_by_seed(table[table["supervision"] == "both"])
+    assert "erosion_accumulates" not in set(both["claim"]) and len(both) == 4
+    final = measures_by_seed(table[table["supervision"] == "final"])
+    assert "group_supervision_feeds_shallow_layers" not in set(final["claim"]) and len(final) == 4
+    dice = measures_by_seed(table[table["backward_loss"] == "dice"])
+    assert set(dice["claim"]) == {"erosion_accumulates", "group_supervision_feeds_shallow_layers"}
+    large = measures_by_seed(table.assign(erosion_small=np.nan))
+    assert "general_union_balances_size" not in set(large["claim"]) and len(large) == 4
+    assert measures_by_seed(table.assign(layer="model." + table["layer"])).empty
 
 
 def test_claims_yaml_judges_every_measure_and_no_other():
-    known = {
-        (claim.__name__, measure) for claim in gradients.CLAIMS for measure in claim(dict.fromkeys(VARIANTS, NO_RUN))
-    }
-    measures = [
-        (claim.id, measure) for claim in read_claims() for measure in claim.measures if measure.kind == "number"
-    ]
     judged = {
-        (claim, measure.where["measure"]) for claim, measure in measures if measure.table == "gradients/measures.csv"
+        claim.id: claim.measure.where["claim"]
+        for claim in read_claims()
+        if claim.measure and getattr(claim.measure, "table", "") == "gradients/measures.csv"
     }
-    assert known <= judged and {measure for _, measure in judged} == {measure for _, measure in known}
-
-
-def test_rank_correlation_with_the_blur_on_the_way():
-    blur = np.array([variance_to_output(layer) for layer in BLOCKS])
-    layers = pd.DataFrame({"layer": list(BLOCKS), "erosion": 0.01 * blur})
-    layers.loc[layers["layer"] == "dc6", "erosion"] = 9  # the last block does not count
-    assert depth_correlation(layers) == pytest.approx(1)
-    assert depth_correlation(layers.assign(erosion=-layers["erosion"])) == pytest.approx(-1)
-
-
-def test_auc_by_hand():
-    table = pd.DataFrame(
-        {
-            "missed": [True, True, True, False, False, False],
-            "e": [3.0, 2, 1, 2, 0, 0],
-            "radius_mm": [1, 2, 3, 1.1, 2.1, 3.1],
-        }
-    )
-    # pairs won of 9: 3 beats all 3; 2 ties one, beats 2; 1 beats 2
-    assert missed_auc(table, "e") == pytest.approx((3 + 2.5 + 2) / 9)
-    # radius strata {1, 1.1}, {2, 2.1}, {3, 3.1}: 3 > 2, 2 > 0, 1 > 0
-    assert missed_auc(table, "e", strata=3) == 1
-    assert np.isnan(missed_auc(table.assign(missed=[True, True] + [False] * 4), "e"))
-
-
-def test_gap_without_large_airways_is_not_a_number():
-    bins = pd.DataFrame({"by": "radius_mm", "layer": "ec1", "bin": [0, 1], "voxels": 5, "erosion": [0.5, 0.1]})
-    assert np.isnan(size_gap(Run(None, bins, None)))
+    assert judged == {claim.__name__: claim.__name__ for claim in gradients.CLAIMS}
 
 
 @pytest.mark.parametrize(
@@ -183,15 +134,65 @@ def test_variance_of_the_way_from_the_output(layer, squares):
 
 def test_radius_at_which_half_is_eroded():
     bins = pd.DataFrame({"bin": [0, 1, 2], "erosion": [0.9, 0.6, 0.2]})
-    assert half_eroded(bins) == pytest.approx(3 + 0.25 * 2)  # centres at 1, 3, 5 voxels
-    assert np.isnan(half_eroded(bins.assign(erosion=0.1)))
+    assert half_eroded(bins) == (pytest.approx(3 + 0.25 * 2), "")  # centres at 1, 3, 5 voxels
+
+
+def test_radius_beyond_the_bins_is_bounded_and_not_dropped():
+    bins = pd.DataFrame({"bin": [0, 1, 3], "erosion": [0.1, 0.6, 0.2]})
+    assert half_eroded(bins) == (1, "at most")  # thin airways are kept, whatever becomes of wider ones
+    assert half_eroded(bins.assign(erosion=[0.9, 0.6, 0.5])) == (7, "at least")
+    assert half_eroded(bins.assign(erosion=[np.nan, 0.9, 0.1])) == (pytest.approx(3 + 4 * 0.5), "")
+
+
+def law_tables(thinnest, ratio_logit=3.0, seeds=(0, 1, 2)):
+    """Layers and bins of both supervisions on two crops; erosion falls by 0.3 a bin from `thinnest`, by seed."""
+    layers, bins = [], []
+    for seed in seeds:
+        for supervision in SUPERVISIONS:
+            run = {"run": f"{supervision}_dice_{seed}", "loss": "dice", "supervision": supervision, "seed": seed}
+            for crop in (0, 1):
+                for layer in BLOCKS:
+                    row = run | {"epoch": 5, "case": "mini_0008", "crop": crop, "layer": layer}
+                    ratio = {"loss_ratio": 1.0 + crop, "loss_ratio_logit": ratio_logit}
+                    layers.append(row | {"erosion": 0.1, "voxels": 20} | ratio)
+                    for b in range(4):
+                        erosion = max(thinnest[seed] - 0.3 * b, 0) + 0.04 * (crop - 0.5)
+                        radius = {"by": "radius_voxels", "bin": b, "low": 2 * b, "high": 2 * b + 2}
+                        bins.append(row | radius | {"voxels": 10, "erosion": erosion, "share": 0.5})
+    return {"layers": pd.DataFrame(layers), "bins": pd.DataFrame(bins)}
 
 
 def test_law_is_set_against_measurement_for_final_supervision_alone():
-    table = law_by_layer(study(seeds=[0]))
+    table = law_by_layer(law_tables([0.9], seeds=[0]))
     assert set(table["supervision"]) == {"final"}
-    assert len(table) == 2 * len(BLOCKS)
-    row = table[(table["loss"] == "dice") & (table["layer"] == "ec1")].iloc[0]
-    assert row["law"] == pytest.approx(critical_radius(7, 1.5))  # seven kernels' worth of variance
-    assert row["measured"] == pytest.approx(3 + 2 / 3)  # 0.6 at 3 voxels, 0.3 at 5
-    assert table[table["layer"] == "dc6"]["law"].eq(0).all()
+    assert len(table) == 2 * len(BLOCKS) and set(table["at"]) == {"probability", "logit"}
+    row = table[(table["at"] == "probability") & (table["layer"] == "ec1")].iloc[0]
+    assert row["law"] == pytest.approx(critical_radius(7, 1.5))  # seven kernels' worth of variance; ratios 1 and 2
+    assert row["measured"] == pytest.approx(3 + 2 / 3) and row["bound"] == ""  # 0.6 at 3 voxels, 0.3 at 5
+    at_logit = table[(table["at"] == "logit") & (table["layer"] == "ec1")].iloc[0]
+    assert at_logit["law"] == pytest.approx(critical_radius(7, 3.0))
+    last = table[table["layer"] == "dc6"]
+    assert last["law"].eq(0).all() and not last["lost"].any()
+
+
+@pytest.mark.parametrize(
+    ("thinnest", "share", "verdict"),
+    [([0.9, 0.8, 0.6], 1, "supported"), ([0.2, 0.3, 0.1], 0, "contradicted"), ([0.9, 0.2, 0.1], 1 / 3, "open")],
+)
+def test_layers_that_erode_less_than_half_count_against_the_law(tmp_path, thinnest, share, verdict):
+    """Where the law fails there is no radius at which half is eroded; that must not empty the measure."""
+    (claim,) = [claim for claim in read_claims() if claim.id == "critical_radius_in_trained_networks"]
+    table = law_by_layer(law_tables(thinnest))
+    (tmp_path / "gradients").mkdir()
+    table.to_csv(tmp_path / "gradients/law_by_layer.csv", index=False)
+    finding = claim.measure.finding(Tables(tmp_path))
+    assert finding.ours == pytest.approx(share) and finding.seeds == 3 and finding.verdict == verdict
+    assert table["measured"].notna().all()
+    assert set(table.loc[table["erosion_thinnest"] < 0.5, "bound"]) <= {"at most"}
+
+
+def test_other_networks_have_no_law():
+    tables = law_tables([0.9], seeds=[0])
+    for table in tables.values():
+        table["layer"] = "model." + table["layer"]
+    assert law_by_layer(tables).empty

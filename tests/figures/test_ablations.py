@@ -210,7 +210,7 @@ def test_class_ratios_are_means_with_bands_and_a_panel_a_layer():
         for layer in ("ec1", "dc6")
     ]
     figure = plot_class_ratios(pd.DataFrame(rows), STYLES, "training")
-    assert [ax.get_title() for ax in figure.axes] == ["at the output (the loss's)", "at layer dc6", "at layer ec1"]
+    assert [ax.get_title() for ax in figure.axes] == ["at the probability (the loss's)", "at layer dc6", "at layer ec1"]
     loss, _, first = figure.axes
     assert list(loss.lines[1].get_ydata()) == [10, 10] and list(first.lines[1].get_ydata()) == [2.5, 2.5]
     assert list(first.lines[1].get_xdata()) == [0, 50]

@@ -16,9 +16,11 @@ from airwaystudy.figures.gradients import (
     plot_erosion_by_radius,
     plot_law,
     plot_missed,
+    plot_missed_voxel,
     plot_origin,
     plot_ratios,
     plot_shares,
+    plot_swaps,
     plot_tube_erosion,
 )
 from airwaystudy.figures.style import over_seeds, save_figure, series_styles
@@ -282,19 +284,49 @@ def test_origin_without_an_encoder_group_says_so():
     assert "no run with an encoder group" in [text.get_text() for text in ax.texts]
 
 
-def test_law_has_a_marker_for_every_measured_radius():
+def test_law_has_a_marker_for_every_layer_also_beyond_the_radii_measured():
     table = pd.DataFrame(
         {
-            "loss": ["dice"] * 3,
+            "loss": ["dice"] * 4,
             "seed": 0,
-            "layer": ["ec1", "ec2", "dc5"],
-            "law": [2.0, 1.0, 0.5],
-            "measured": [2.5, np.nan, 1.0],
+            "layer": ["ec1", "ec2", "ec3", "dc5"],
+            "law": [2.0, 1.5, 1.0, 0.5],
+            "measured": [2.5, 1.0, 7.0, 1.0],
+            "bound": ["", "at most", "at least", np.nan],  # as a table is read again
         }
     )
     figure = plot_law(table)
     (ax,) = figure.axes
-    marks = line(ax, "dice (2 of 3 layers and seeds)")
+    marks = line(ax, "dice (2 of 4 layers and seeds)")
     assert marks.get_xydata().tolist() == [[2.0, 2.5], [0.5, 1.0]]
-    assert ax.get_xlim() == ax.get_ylim() == (0, pytest.approx(2.75))
+    triangles = {curve.get_marker(): curve.get_xydata().tolist() for curve in ax.lines if len(curve.get_xdata()) == 1}
+    assert triangles == {"v": [[1.5, 1.0]], "^": [[1.0, 7.0]]}
+    assert ax.get_xlim() == ax.get_ylim() == (0, pytest.approx(7.7))
     assert "voxels" in ax.get_xlabel() and "voxels" in ax.get_ylabel()
+    assert any("at most" in text for text in legend_texts(figure))
+
+
+def test_swaps_have_a_panel_a_comparison_and_a_band_over_the_seeds():
+    rows = [
+        (comparison, loss, "both", seed, layer, value + 0.1 * seed)
+        for comparison, losses in (("erosion", ("dice", "general_union")), ("group", ("dice",)))
+        for loss in losses
+        for seed in (0, 1)
+        for layer, value in (("ec1", 0.2), ("dc5", -0.1))
+    ]
+    columns = ["comparison", "loss", "supervision", "seed", "layer", "difference"]
+    figure = plot_swaps(pd.DataFrame(rows, columns=columns))
+    first, second = figure.axes
+    assert [ax.get_title() for ax in figure.axes] == ["erosion", "group"]
+    assert line(first, "trained with dice, both (2 seeds)").get_ydata() == pytest.approx([0.25, -0.05])
+    assert lines(second, "trained with general union, both (2 seeds)") == []
+    assert [tick.get_text() for tick in second.get_xticklabels()] == ["ec1", "dc5"]
+    assert "share" in first.get_ylabel()
+
+
+def test_missed_voxel_has_a_curve_a_loss_relative_to_its_highest_p():
+    table = pd.DataFrame({"loss": ["dice"] * 2 + ["bce"] * 2, "p": [0.5, 0.005] * 2, "gradient": [4.0, 0.04, 2.0, 2.0]})
+    (ax,) = plot_missed_voxel(table).axes
+    np.testing.assert_allclose(line(ax, "dice").get_xydata(), [[0.005, 0.01], [0.5, 1]])
+    np.testing.assert_allclose(line(ax, "bce").get_ydata(), [1, 1])
+    assert ax.get_xscale() == ax.get_yscale() == "log" and "p = 0.5" in ax.get_ylabel()

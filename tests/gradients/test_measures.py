@@ -1,5 +1,7 @@
 """Shares, erosion, dilation and ratios of gradients that are worked out by hand; radii of tubes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -51,6 +53,18 @@ def test_measures_by_hand():
         "ratio_near": pytest.approx(10 / 12),
         "not_finite": pytest.approx(1 / 8),
     }
+
+
+def test_parts_of_the_airway_by_hand():
+    parts = {"thin": np.roll(AIRWAY, 1) & AIRWAY, "none": np.zeros_like(AIRWAY)}  # the last two: 0.25 and 0.5
+    measures = measure(GRADIENTS, replace(REGIONS, parts=parts))
+    assert (measures["erosion_thin"], measures["voxels_thin"], measures["voxels_none"]) == (0.5, 2, 0)
+    assert np.isnan(measures["erosion_none"])
+
+
+def test_small_gradients_are_no_zeros():
+    tiny = tuple(1e-30 * part for part in GRADIENTS)  # their squares are 0 in float32
+    assert measure(tiny, REGIONS) == pytest.approx(measure(GRADIENTS, REGIONS))
 
 
 def test_bins_by_hand():

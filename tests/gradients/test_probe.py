@@ -21,7 +21,7 @@ def test_a_row_a_layer_in_the_order_of_the_forward_pass(batch):
     assert [row["layer"] for row in rows] == list(BLOCKS)
     assert all(0 <= row[name] <= 1 for row in rows for name in ("erosion", "dilation"))
     assert all(row["layer_ratio"] > 0 for row in rows)
-    assert len({row["ratio"] for row in rows}) == 1
+    assert len({row["ratio"] for row in rows}) == len({row["ratio_logit"] for row in rows}) == 1
 
 
 def test_ratio_is_the_closed_form(batch):
@@ -30,7 +30,12 @@ def test_ratio_is_the_closed_form(batch):
     with torch.no_grad():
         index = 1 - dice_loss(torch.sigmoid(network(image).decoder), label).item()
     state = loss_state(network, dice_loss, image, label, None)
+    at_logit = state.pop("ratio_logit")
     assert state == {"ratio": pytest.approx(2 / index - 1, rel=1e-4), "index": pytest.approx(index)}
+    p, airway = torch.sigmoid(network(image).decoder.detach()), label > 0.5
+    spread = p * (1 - p)  # Dice's dL/dp is one number on the airway and another on the background
+    expected = state["ratio"] * spread[airway].mean() / spread[~airway].mean()
+    assert at_logit == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_only_the_first_crop_counts(batch):

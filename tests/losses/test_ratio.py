@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from airwaylib.errors import InputError
 from airwaylib.losses.general_union import dice_loss
-from airwaylib.losses.ratio import gradient_ratio, measured_ratio
+from airwaylib.losses.ratio import gradient_ratio, measured_ratio, missed_voxel_exponent
 from airwaylib.losses.registry import LOSSES, defaults, loss
 from airwaylib.losses.table import loss_by_name
 
@@ -173,3 +173,24 @@ class TestMeasuredRatio:
         sure = torch.tensor([0.5, 0.5, 0, 1], dtype=torch.float64)
         with pytest.raises(InputError, match="at the logit its gradient is 0 on the whole background"):
             measured_ratio(dice_loss, sure, self.G, at="logit")
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "exponent"),
+    [
+        ("dice", {}, 1),
+        ("tversky", {}, 1),
+        ("general_union", {"epsilon": 0}, 0.7),
+        ("general_union", {}, 0.7),
+        ("general_union", {"root": 0.5, "epsilon": 0}, 0.5),
+        ("weighted_bce", {"positive_weight": 1.0}, 0),
+    ],
+)
+def test_gradient_at_the_logit_of_a_missed_voxel_dies_as_a_power_of_p(name, parameters, exponent):
+    assert missed_voxel_exponent(loss_by_name(name, **parameters)) == pytest.approx(exponent, abs=0.03)
+
+
+def test_below_its_epsilon_general_union_dies_as_dice_does():
+    ends = {"low": 1e-6, "high": 1e-5}  # epsilon is 1e-4
+    assert missed_voxel_exponent(loss_by_name("general_union"), **ends) == pytest.approx(1, abs=0.03)
+    assert missed_voxel_exponent(loss_by_name("general_union", epsilon=0), **ends) == pytest.approx(0.7, abs=0.01)

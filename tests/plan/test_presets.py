@@ -227,7 +227,10 @@ def test_gradients_are_of_the_runs_that_are_done_seed_by_seed():
 @pytest.mark.parametrize(
     ("gradients", "fault"),
     [
-        ({"losses": ["dice"]}, "gradients: no setting 'losses'; there are variants, view, branch_cases, looked_at"),
+        (
+            {"losses": ["dice"]},
+            "gradients: no setting 'losses'; there are variants, cases, crops, view, branch_cases, looked_at",
+        ),
         ({"variants": ["d"]}, "gradients: 'd' is no variant of the study"),
         ({"view": 30}, "gradients: view = 30"),
         ({"looked_at": [5, 1]}, r"gradients: .*looked_at \[5, 1\]: give rising epochs"),
