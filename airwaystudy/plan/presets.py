@@ -12,6 +12,8 @@ from airwaylib.errors import InputError
 from airwaystudy import home
 from airwaystudy.data.cases import SPLITS, split_names
 from airwaystudy.parameters import FigureParameters, GradientParameters
+from airwaystudy.plan import protocol
+from airwaystudy.plan.protocol import MARGIN, Contrast
 from airwaystudy.training.config import TrainConfig
 
 PATH = home.HOME / "study.yaml"
@@ -208,6 +210,23 @@ class Preset(BaseModel, extra="forbid", frozen=True):
         found |= {"baseline": wanted.baseline if wanted.baseline in there else there[0]}
         found |= {"ours": wanted.ours if wanted.ours in there else there[-1]}
         return {name: chosen for name, chosen in found.items() if chosen}
+
+    # The protocol: see airwaystudy.plan.protocol.
+    contrasts: list[Contrast] = Field(
+        [],
+        description="pairs of variants that the study decides on",
+        examples=["[{arm: both_general_union, base: both_dice, factor: loss, primary: true}]"],
+    )
+    primary: str | None = Field(None, description="outcome that decides the contrasts", examples=["td_80"])
+    margin: float = Field(MARGIN, gt=0, description="points within which two arms count as equivalent")
+    protocol: int = Field(1, ge=1, description="version of the protocol; results of two versions are not compared")
+
+    @model_validator(mode="after")
+    def contrasts_are_valid(self) -> "Preset":
+        """Refuse contrasts of variants that are not there, or without a known primary outcome."""
+        if wrong := protocol.faults(self.contrasts, self.primary, self.variants):
+            raise ValueError("; ".join(wrong))
+        return self
 
 
 def all_variants(preset: dict[str, Any]) -> dict[str, dict[str, Any]]:
