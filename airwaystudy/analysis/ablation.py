@@ -7,7 +7,7 @@ training. `low_cases`..`high_cases` is a bootstrap over the cases, each case bei
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -192,14 +192,18 @@ def pairs(found: Iterable[Variant]) -> list[tuple[str, Variant, Variant]]:
     )
 
 
-def obstacles(factor: str, one: Variant, other: Variant) -> list[str]:
-    """List why a difference between two variants would not be the factor's; empty if they may be compared."""
+def obstacles(factor: str | Collection[str], one: Variant, other: Variant) -> list[str]:
+    """List why a difference between two variants would not be the factor's; empty if they may be compared.
+
+    factor: one setting, or those that belong to one factor.
+    """
     why = []
     if set(one.steps.values()) != set(other.steps.values()):
         why.append(f"steps: {one.steps_named} and {other.steps_named}")
     if one.config.train_cases == other.config.train_cases and one.data != other.data:
         why.append("trained on other stores of cases with the same names")
-    allowed = {factor} | COMPANIONS.get(factor, set())
+    factors = {factor} if isinstance(factor, str) else set(factor)
+    allowed = factors.union(*(COMPANIONS.get(name, ()) for name in factors))
     first, second = settings(one.config), settings(other.config)
     others = [name for name in differing(one.config, other.config) if name not in allowed]
     why += [f"{name}: {first[name]} and {second[name]}" for name in others]
