@@ -88,19 +88,16 @@ def differences(scores: pd.DataFrame, arm: str, base: str, outcome: str) -> pd.D
     InputError
         A seed and case is missing in one of the arms, comes twice or has no number; the message names it.
     """
-    tables = []
-    seeds, cases = (list(dict.fromkeys(scores.loc[scores["variant"].isin([arm, base]), k])) for k in ("seed", "case"))
-    for name in (arm, base):
-        rows = scores[scores["variant"] == name]
-        if (twice := rows.duplicated(["seed", "case"])).any():
-            seed, case = rows.loc[twice, ["seed", "case"]].iloc[0]
-            raise InputError(f"{name}: seed {seed}, case {case} comes twice")
-        table = rows.pivot(index="seed", columns="case", values=outcome).reindex(index=seeds, columns=cases)
-        if (lacking := table.isna().stack()).any():
-            seed, case = lacking.index[lacking][0]
-            raise InputError(f"{name}: no {outcome} of seed {seed}, case {case}")
-        tables.append(table)
-    return tables[0] - tables[1]
+    arms = scores[scores["variant"].isin([arm, base])].set_index(["variant", "seed", "case"])[outcome]
+    if (twice := arms.index.duplicated()).any():
+        name, seed, case = arms.index[twice][0]
+        raise InputError(f"{name}: seed {seed}, case {case} comes twice")
+    every = pd.MultiIndex.from_product([[arm, base], *(arms.index.unique(unit) for unit in ("seed", "case"))])
+    arms = arms.reindex(every)
+    if (lacking := arms.isna()).any():
+        name, seed, case = arms.index[lacking][0]
+        raise InputError(f"{name}: no {outcome} of seed {seed}, case {case}")
+    return (arms[arm] - arms[base]).unstack()
 
 
 def sign_flip(seed_means: Sequence[float]) -> float:

@@ -57,58 +57,56 @@ def outcomes(curve: pd.DataFrame) -> pd.DataFrame:
 
 def of_case(case: str, rows: pd.DataFrame) -> dict[str, float]:
     """One case's outcomes by name, and `reached`."""
-    rows = rows.sort_values("logit", ignore_index=True)
-    if rows["logit"].duplicated().any():
+    rows = rows.sort_values("logit")
+    curve = {name: rows[name].to_numpy(float) for name in CURVE if name != "case"}
+    if (np.diff(curve["logit"]) == 0).any():
         raise InputError(f"threshold curve of {case}: a threshold comes twice")
-    if not np.isfinite(rows[["logit", "td", "bd", "td_whole"]].to_numpy(float)).all():
+    if not all(np.isfinite(curve[name]).all() for name in ("logit", "td", "bd", "td_whole")):
         raise InputError(f"threshold curve of {case}: a logit, td, bd or td_whole is no number")
-    half = rows[np.isclose(rows["logit"], 0)]
-    if half.empty:
+    half = np.flatnonzero(np.isclose(curve["logit"], 0))
+    if not len(half):
         raise InputError(f"threshold curve of {case}: no threshold at logit 0")
-    paper, whole = best_point(rows, PRECISION), best_point(rows, PRECISION, "_whole")
+    paper, whole = best_point(curve, PRECISION), best_point(curve, PRECISION, "_whole")
     return {
-        "td_80": score(rows, "td", paper),
-        "td_80_whole": score(rows, "td_whole", whole),
-        "td_thin_80": score(rows, "td_thin", paper),
-        "bd_80": score(rows, "bd", paper),
-        "td_area": float(np.trapezoid([score(rows, "td", best_point(rows, p)) for p in AREA], AREA) / np.ptp(AREA)),
-        "td_90": score(rows, "td", best_point(rows, 90)),
-        **half.iloc[0][["td", "bd", "precision"]].astype(float).to_dict(),
-        "td_wide_80": score(rows, "td_wide", paper),
-        "td_thin_80_whole": score(rows, "td_thin_whole", whole),
+        "td_80": score(curve, "td", paper),
+        "td_80_whole": score(curve, "td_whole", whole),
+        "td_thin_80": score(curve, "td_thin", paper),
+        "bd_80": score(curve, "bd", paper),
+        "td_area": float(np.trapezoid([score(curve, "td", best_point(curve, p)) for p in AREA], AREA) / np.ptp(AREA)),
+        "td_90": score(curve, "td", best_point(curve, 90)),
+        **{name: float(curve[name][half[0]]) for name in ("td", "bd", "precision")},
+        "td_wide_80": score(curve, "td_wide", paper),
+        "td_thin_80_whole": score(curve, "td_thin_whole", whole),
         "reached": paper.reached,
     }
 
 
-def best_point(rows: pd.DataFrame, wanted: float, convention: str = "") -> Point:
+def best_point(curve: dict[str, np.ndarray], wanted: float, convention: str = "") -> Point:
     """Find the threshold of the longest tree at a precision of at least `wanted`, or of the highest precision.
 
-    rows: one case by rising threshold. convention: "" (`paper`) or "_whole". Of equal ones the lowest threshold
-    counts. Logit NaN if every mask is empty.
+    curve: one case's columns by rising threshold. convention: "" (`paper`) or "_whole". Of equal ones the lowest
+    threshold counts. Logit NaN if every mask is empty.
 
     Strategy: the curve is linear between thresholds, so that the best point is a threshold or one where the precision
     crosses `wanted`. Those are tried.
     """
-    logit, td, precision = (
-        rows[name].to_numpy(float) for name in ("logit", f"td{convention}", f"precision{convention}")
-    )
-    found = np.isfinite(precision)
+    found = np.isfinite(curve[f"precision{convention}"])
     if not found.any():
         return Point(np.nan, False)
-    logit, td, precision = logit[found], td[found], precision[found]
+    logit, td, precision = (curve[name][found] for name in ("logit", f"td{convention}", f"precision{convention}"))
     if precision.max() < wanted:
         best = np.lexsort((-td, -precision))[0]  # stable: of equal ones the first
-        return Point(logit[best], False)
+        return Point(float(logit[best]), False)
     gap = precision - wanted
     at = np.flatnonzero(gap[:-1] * gap[1:] < 0)
     crossings = logit[at] + (logit[at + 1] - logit[at]) * gap[at] / (gap[at] - gap[at + 1])
     candidates = np.sort(np.r_[logit[gap >= 0], crossings])
-    return Point(candidates[np.argmax(np.interp(candidates, logit, td))], True)
+    return Point(float(candidates[np.argmax(np.interp(candidates, logit, td))]), True)
 
 
-def score(rows: pd.DataFrame, name: str, point: Point) -> float:
+def score(curve: dict[str, np.ndarray], name: str, point: Point) -> float:
     """Read a score at a point of a case's curve; 0 if no mask holds anything."""
-    return 0.0 if np.isnan(point.logit) else float(np.interp(point.logit, rows["logit"], rows[name]))
+    return 0.0 if np.isnan(point.logit) else float(np.interp(point.logit, curve["logit"], curve[name]))
 
 
 def study_outcomes(runs: StudyRuns) -> pd.DataFrame:
