@@ -13,6 +13,7 @@ correction. A small effect may be significant and equivalent at once: it is supp
 
 import math
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,11 +22,12 @@ import pandas as pd
 from airwaylib.errors import InputError
 from airwaylib.metrics.intervals import share_interval
 from airwaystudy import home
-from airwaystudy.analysis.ablation import Variant, differing, obstacles, variants
+from airwaystudy.analysis.ablation import Variant, differs, obstacles, other_settings, variants
 from airwaystudy.analysis.outcomes import OUTCOMES, study_outcomes
 from airwaystudy.plan.presets import Preset
 from airwaystudy.plan.protocol import MARGIN, Contrast
 from airwaystudy.plan.runs import StudyRuns
+from airwaystudy.training.config import TrainConfig
 
 LEVEL = 0.05
 VERDICTS = ("supported", "contradicted", "equivalent", "open", "not run")
@@ -189,17 +191,39 @@ def holm(p: Sequence[float]) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------- contrasts of a study
 
 
-def not_one_factor(contrast: Contrast, arm: Variant, base: Variant) -> str:
-    """Say why two arms do not differ in the contrast's factor alone; empty if they do."""
+def not_one_factor(runs: StudyRuns, contrast: Contrast, arm: Variant, base: Variant) -> str:
+    """Say why two arms do not differ in the contrast's factor alone; empty if they do.
+
+    The stages of training that they build on are compared as well, as far as their config.json is there.
+    """
     why = obstacles(contrast.factor, arm, base)
-    if not set(contrast.factor) & set(differing(arm.config, base.config)):
+    if not any(differs(name, arm.config, base.config) for name in contrast.factor):
         why.append(f"{arm.name} and {base.name} do not differ in {', '.join(contrast.factor)}")
+    ours, theirs = (earlier_stages(runs, one.config) for one in (arm, base))
+    if len(ours) != len(theirs):
+        why.append(f"earlier stages: {len(ours)} and {len(theirs)}")
+    for one, other in zip(ours, theirs, strict=False):
+        why += [f"{text} in {one.run} and {other.run}" for text in other_settings(contrast.factor, one, other)]
     return "; ".join(why)
 
 
-def require_one_factor(contrast: Contrast, found: dict[str, Variant]) -> None:
-    """Raise InputError unless the arms of a contrast, of `variants`, differ in its factor alone."""
-    if why := not_one_factor(contrast, found[contrast.arm], found[contrast.base]):
+def earlier_stages(runs: StudyRuns, config: TrainConfig) -> list[TrainConfig]:
+    """Follow `start` back to the first stage: the configurations of the runs that a run builds on, latest first."""
+    found = []
+    while (start := (found[-1] if found else config).start) is not None:
+        path = home.run_folder(runs.study, Path(start).parent.name) / "config.json"
+        if not path.is_file():  # a checkpoint of elsewhere
+            break
+        found.append(home.validated(TrainConfig, home.read_json(path), str(path)))
+    return found
+
+
+def require_one_factor(runs: StudyRuns, contrast: Contrast) -> None:
+    """Raise InputError unless the arms of a contrast have finished runs and differ in its factor alone."""
+    found = variants(runs)
+    if missing := [name for name in (contrast.arm, contrast.base) if name not in found]:
+        raise InputError(f"contrast {contrast.title}: no run of {' nor of '.join(missing)}")
+    if why := not_one_factor(runs, contrast, found[contrast.arm], found[contrast.base]):
         raise InputError(f"contrast {contrast.title}: {why}")
 
 
@@ -245,7 +269,7 @@ def contrast_table(
         about = contrast.model_dump() | {"name": contrast.title, "factor": " ".join(contrast.factor)}
         about |= {"margin": preset.margin, "protocol": preset.protocol}
         fault = lacking_runs(contrast, scores, seeds)
-        fault = fault or not_one_factor(contrast, found[contrast.arm], found[contrast.base])
+        fault = fault or not_one_factor(runs, contrast, found[contrast.arm], found[contrast.base])
         for outcome in OUTCOMES:
             numbers = {"note": fault} if fault else of_outcome(contrast, scores, outcome, preset.margin)
             rows.append(about | {"outcome": outcome} | numbers)
@@ -276,9 +300,12 @@ def judged(row: dict[str, Any], primary: str) -> tuple[str, str]:
         return "not run", row["note"]
     if np.isnan(row["p"]):
         return "open", "one seed or one case: no test"
-    return verdict(
-        row["difference"], row["p_holm"] if row["primary"] else row["p"], row["p_equivalence"], row["expect"]
-    )
+    p = row["p_holm"] if row["primary"] else row["p"]
+    word, note = verdict(row["difference"], p, row["p_equivalence"], row["expect"])
+    could = 2 / 2 ** row["seeds"] < LEVEL  # the least p of sign flips
+    if could and (row["p"] < LEVEL) != (row["p_sign_flip"] < LEVEL):
+        note = "; ".join(filter(None, [note, f"sign flips disagree: p {row['p_sign_flip']:.3f}, not {row['p']:.3f}"]))
+    return word, note
 
 
 def arm_table(scores: pd.DataFrame) -> pd.DataFrame:

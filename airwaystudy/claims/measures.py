@@ -157,6 +157,9 @@ class Effect(Measure):
         if one.empty or other.empty:
             raise MissingError(f"{RUNS} has no run of {self.variant if one.empty else self.base}")
         found = [factor for factor in known if set(one[factor]) != set(other[factor])]
+        if "loss" in found:  # what one variant leaves to its loss, or its loss does not have, belongs to the loss
+            left = [name for name in ("alpha", "root") if name in found and "default" in {*one[name], *other[name]}]
+            found = [factor for factor in found if factor not in left]
         if not found:
             raise MissingError(f"{self.variant} and {self.base} differ in no factor")
         if not set(found) <= set(self.factors) if self.factors else len(found) > 1:

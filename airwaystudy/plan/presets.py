@@ -12,8 +12,7 @@ from airwaylib.errors import InputError
 from airwaystudy import home
 from airwaystudy.data.cases import SPLITS, split_names
 from airwaystudy.parameters import FigureParameters, GradientParameters
-from airwaystudy.plan import protocol
-from airwaystudy.plan.protocol import MARGIN, Contrast
+from airwaystudy.plan.protocol import MARGIN, Contrast, contrast_faults
 from airwaystudy.training.config import TrainConfig
 
 PATH = home.HOME / "study.yaml"
@@ -95,6 +94,9 @@ class Preset(BaseModel, extra="forbid", frozen=True):
         [],
         description="factors, each its levels' settings by name: every combination is a variant, too",
         examples=["[{both: {supervision: both}, final: {supervision: final}}]"],
+    )
+    protocol: int | None = Field(
+        None, ge=1, description="version of docs/protocol.md that the study keeps to; null: none", examples=["1"]
     )
     gradients: dict[str, Any] | None = Field(
         None,
@@ -219,12 +221,11 @@ class Preset(BaseModel, extra="forbid", frozen=True):
     )
     primary: str | None = Field(None, description="outcome that decides the contrasts", examples=["td_80"])
     margin: float = Field(MARGIN, gt=0, description="points within which two arms count as equivalent")
-    protocol: int = Field(1, ge=1, description="version of the protocol; results of two versions are not compared")
 
     @model_validator(mode="after")
     def contrasts_are_valid(self) -> "Preset":
         """Refuse contrasts of variants that are not there, or without a known primary outcome."""
-        if wrong := protocol.faults(self.contrasts, self.primary, self.variants):
+        if wrong := contrast_faults(self.contrasts, self.primary, self.variants, self.protocol):
             raise ValueError("; ".join(wrong))
         return self
 

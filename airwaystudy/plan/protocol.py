@@ -48,13 +48,17 @@ class Contrast(BaseModel, extra="forbid", frozen=True):
         return self.name or f"{self.arm} - {self.base}"
 
 
-def faults(contrasts: Collection[Contrast], primary: str | None, arms: Collection[str]) -> list[str]:
-    """List what is wrong with a preset's contrasts, given its primary outcome and its arms; empty if nothing is."""
+def contrast_faults(
+    contrasts: Collection[Contrast], primary: str | None, arms: Collection[str], version: int | None
+) -> list[str]:
+    """List what is wrong with a preset's contrasts, given its primary outcome, arms and protocol's version."""
     found = []
     if primary is not None and primary not in OUTCOMES:
         found.append(f"primary: no outcome {primary!r}{home.did_you_mean(primary, OUTCOMES)}")
     if contrasts and primary is None:
         found.append(f"contrasts need a primary outcome: set primary, such as {PRIMARY}")
+    if contrasts and version is None:
+        found.append("contrasts need a protocol: set its version, such as protocol: 1")
     for contrast in contrasts:
         unknown = [name for name in (contrast.arm, contrast.base) if name not in arms]
         found += [

@@ -8,7 +8,6 @@ from scipy.stats import t
 from synthetic_study import write_runs
 
 from airwaystudy import home
-from airwaystudy.analysis.ablation import variants
 from airwaystudy.analysis.contrasts import (
     ARM_COLUMNS,
     COLUMNS,
@@ -17,6 +16,7 @@ from airwaystudy.analysis.contrasts import (
     crossed,
     differences,
     holm,
+    judged,
     one_more_seed,
     require_one_factor,
     sign_flip,
@@ -26,6 +26,7 @@ from airwaystudy.analysis.contrasts import (
 )
 from airwaystudy.analysis.outcomes import OUTCOMES
 from airwaystudy.plan.presets import Preset
+from airwaystudy.plan.protocol import Contrast
 from airwaystudy.plan.runs import collect
 
 HAND = pd.DataFrame([[1.0, 2, 6], [3, 4, 11]])  # two seeds, three cases
@@ -182,20 +183,21 @@ ARMS = {
     "final_dice": {"loss": "dice", "supervision": "final"},
     "wide_dice": {"loss": "dice", "width": 8},
 }
+TESTED = ["test_a", "test_b", "test_c"]
 GAIN = {"both_union": 3.0, "final_dice": -0.1}  # of an arm in every outcome
 
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
     monkeypatch.setattr(home, "HOME", tmp_path)
-    return write_runs(tmp_path, ARMS, seeds=range(4), cases=["test_a", "test_b", "test_c"])
+    return write_runs(tmp_path, ARMS, seeds=range(4), cases=TESTED)
 
 
 def made_scores(runs):
     """Every outcome 80 + gain + what seed and case do to this arm; union's test_b of seed 2 never reaches 80 %."""
     rng, rows = np.random.default_rng(0), []
     for run in runs.table.to_dict("records"):
-        for case in ("test_a", "test_b", "test_c"):
+        for case in TESTED:
             value = 80 + GAIN.get(run["variant"], 0) + 0.2 * rng.normal()
             about = {name: run[name] for name in ("run", "variant", "seed")}
             reached = (run["run"], case) != ("both_union_2", "test_b")
@@ -204,7 +206,7 @@ def made_scores(runs):
 
 
 def made_preset(*contrasts, **changes):
-    given = {"study": "s", "phantoms": {"train": "0", "test": "8"}, "seeds": [0], "primary": "td_80"}
+    given = {"study": "s", "phantoms": {"train": "0", "test": "8"}, "seeds": [0], "primary": "td_80", "protocol": 1}
     given["variants"] = {**ARMS, "both_unborn": {}}
     return home.validated(Preset, given | {"contrasts": list(contrasts)} | changes, "file")
 
@@ -272,8 +274,50 @@ def test_arms_that_differ_in_another_setting_are_not_compared(study):
         and "do not differ in alpha" in rows.at["alpha", "note"]
     )
     assert rows.at["two", "verdict"] == "supported"
-    refused(lambda: require_one_factor(preset.contrasts[0], variants(runs)), "contrast wide", "width: 4 and 8")
-    require_one_factor(preset.contrasts[2], variants(runs))
+    refused(lambda: require_one_factor(runs, preset.contrasts[0]), "contrast wide", "width: 4 and 8")
+    require_one_factor(runs, preset.contrasts[2])
+    unborn = Contrast(arm="both_unborn", base="both_dice", factor="loss")
+    refused(lambda: require_one_factor(runs, unborn), "no run of both_unborn")
+
+
+def test_a_losss_own_parameter_belongs_to_the_loss(study):
+    """Dice has no alpha; Tversky and General Union both have one."""
+    write_runs(home.HOME, {"union2": {"alpha": 0.2}, "tversky": {"loss": "tversky", "alpha": 0.1}}, range(4), TESTED)
+    runs = collect("made_up")
+    require_one_factor(runs, Contrast(arm="union2", base="both_dice", factor="loss"))
+    other = Contrast(arm="union2", base="tversky", factor="loss")
+    refused(lambda: require_one_factor(runs, other), "alpha: 0.2 and 0.1")
+    require_one_factor(runs, other.model_copy(update={"factor": ["loss", "alpha"]}))
+
+
+def test_earlier_stages_may_differ_in_the_factor_alone(study):
+    """The arms start from runs of their own, which have no scores."""
+    starts = {f"both_{loss}_first": {"loss": loss} for loss in ("dice", "general_union")}
+    write_runs(home.HOME, starts, seeds=[0], cases=TESTED)
+    for name in starts:
+        (study / f"runs/{name}_0/scores.csv").unlink()
+    for arm, loss in (("both_dice", "dice"), ("both_union", "general_union")):
+        start = f"results/made_up/runs/both_{loss}_first_0/checkpoint.safetensors"
+        write_runs(home.HOME, {arm: {"loss": loss, "start": start}}, seeds=range(4), cases=TESTED)
+    contrast = Contrast(**LOSS)
+    require_one_factor(collect("made_up"), contrast)
+    path = study / "runs/both_dice_first_0/config.json"
+    home.write_json(path, home.read_json(path) | {"crop": 48})
+    refused(
+        lambda: require_one_factor(collect("made_up"), contrast),
+        "crop: 40 and 48 in both_general_union_first_0 and both_dice_first_0",
+    )
+    path.unlink()
+    refused(lambda: require_one_factor(collect("made_up"), contrast), "earlier stages: 1 and 0")
+
+
+def test_sign_flips_that_disagree_are_noted():
+    row = {"outcome": "td_80", "primary": True, "expect": "greater", "note": "", "seeds": 12, "difference": 2.0}
+    row |= {"p": 0.04, "p_holm": 0.04, "p_equivalence": 0.9}
+    assert judged(row | {"p_sign_flip": 0.01}, "td_80") == ("supported", "")
+    assert judged(row | {"p_sign_flip": 0.06}, "td_80") == ("supported", "sign flips disagree: p 0.060, not 0.040")
+    few = row | {"p_sign_flip": 0.25, "seeds": 3}  # three seeds never get below 0.25
+    assert judged(few, "td_80") == ("supported", "")
 
 
 def test_a_missing_case_is_refused(study):
@@ -329,7 +373,7 @@ def test_tables_are_written(study):
     for seed in range(4):
         for arm in ARMS:
             td = 80 + GAIN.get(arm, 0) + 0.1 * seed
-            rows = [[case, 0, td, td, td, td, 90, td, td, 90, 70] for case in ("test_a", "test_b", "test_c")]
+            rows = [[case, 0, td, td, td, td, 90, td, td, 90, 70] for case in TESTED]
             home.write_csv(study / f"runs/{arm}_{seed}/trade_off.csv", pd.DataFrame(rows, columns=columns))
     outcomes, arms, contrasts = write_tables(collect("made_up"), made_preset(LOSS, SUPERVISION))
     for name, table in (("outcomes", outcomes), ("arms", arms), ("contrasts", contrasts)):

@@ -24,7 +24,7 @@ ROOT = {"arm": "union", "base": "tversky", "factor": "loss", "name": "root"}
 
 def made_preset(**changes):
     given = {"study": "made_up", "phantoms": {"train": "0", "test": "8"}, "seeds": [0], "variants": ARMS}
-    given |= {"primary": "td_80", "contrasts": [LOSS, ROOT]}
+    given |= {"primary": "td_80", "protocol": 1, "contrasts": [LOSS, ROOT]}
     return home.validated(Preset, given | changes, "file")
 
 

@@ -113,12 +113,19 @@ def test_what_no_table_says_of_the_factors_is_not_compared(tmp_path):
         findings(tmp_path, **given)
 
 
-def test_a_parameter_that_is_set_in_one_differs(tmp_path):
+@pytest.mark.parametrize(
+    ("union", "other", "factors"),
+    [(0.2, 0.1, "loss and alpha"), (0.2, None, None), (None, None, None)],  # None: left to the loss, or not its own
+)
+def test_a_losss_parameter_belongs_to_the_loss_unless_both_set_it(tmp_path, union, other, factors):
     write_scores(tmp_path, ["both_union", "both_dice"], lambda variant, seed, case: {"td": 80.0 + seed})
     path, given = tmp_path / "tables/runs.csv", UNION | {"base": "both_dice"}
     runs = pd.read_csv(path)
-    home.write_csv(path, runs.assign(alpha=[0.2 if v == "both_union" else None for v in runs["variant"]]))
-    with pytest.raises(MissingError, match=r"differ in loss and alpha, not in one factor$"):
+    home.write_csv(path, runs.assign(alpha=[union if v == "both_union" else other for v in runs["variant"]]))
+    if factors is None:
+        assert findings(tmp_path, **given)[0].ours == 0
+        return
+    with pytest.raises(MissingError, match=f"differ in {factors}, not in one factor$"):
         findings(tmp_path, **given)
 
 

@@ -5,7 +5,7 @@ from refusals import refused
 
 from airwaystudy import home
 from airwaystudy.plan.presets import Preset
-from airwaystudy.plan.protocol import OUTCOMES, PRIMARY, Contrast, faults
+from airwaystudy.plan.protocol import OUTCOMES, PRIMARY, Contrast, contrast_faults
 
 ARMS = {"both_dice": {"loss": "dice"}, "both_union": {"loss": "general_union"}}
 PAIR = {"arm": "both_union", "base": "both_dice", "factor": "loss"}
@@ -13,7 +13,7 @@ PAIR = {"arm": "both_union", "base": "both_dice", "factor": "loss"}
 
 def preset(**changes):
     given = {"study": "s", "phantoms": {"train": "0", "test": "8"}, "seeds": [0], "variants": ARMS}
-    return home.validated(Preset, given | {"primary": "td_80", "contrasts": [PAIR]} | changes, "file")
+    return home.validated(Preset, given | {"primary": "td_80", "protocol": 1, "contrasts": [PAIR]} | changes, "file")
 
 
 def test_the_primary_outcome_comes_first():
@@ -32,6 +32,7 @@ def test_a_preset_holds_its_contrasts():
     ("change", "message"),
     [
         ({"primary": None}, "contrasts need a primary outcome: set primary, such as td_80"),
+        ({"protocol": None}, "contrasts need a protocol: set its version, such as protocol: 1"),
         ({"primary": "td80"}, "primary: no outcome 'td80'; did you mean td_80?"),
         ({"contrasts": [PAIR | {"base": "both_dise"}]}, "'both_dise' is no variant; did you mean both_dice?"),
         ({"contrasts": [PAIR | {"base": "both_union"}]}, "arm and base are the same"),
@@ -47,5 +48,5 @@ def test_faults_are_refused_in_one_line(change, message):
 
 
 def test_without_contrasts_no_outcome_is_needed():
-    assert preset(contrasts=[], primary=None).primary is None
-    assert faults([Contrast(**PAIR)], "td_80", ARMS) == []
+    assert preset(contrasts=[], primary=None, protocol=None).primary is None
+    assert contrast_faults([Contrast(**PAIR)], "td_80", ARMS, 1) == []
