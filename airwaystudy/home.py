@@ -46,6 +46,7 @@ if str(HOME) not in sys.path:
 
 IN_CHECKOUT = (HOME / "study.yaml").is_file()
 CPU_FILE = Path("/proc/cpuinfo")
+CPU_LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
 VERSIONS_OF = ("torch", "numpy", "scipy", "monai", "lightning-fabric", "zarr")
 
 
@@ -185,7 +186,8 @@ def provenance(parameters: BaseModel, **more: Any) -> dict[str, Any]:
 def cpu() -> dict[str, Any]:
     """Name the processor, the instruction set that torch uses on it, and torch's threads: results depend on all three.
 
-    Keys `name` (empty if unknown), `instructions` (such as "AVX2") and `threads`.
+    Keys `name` (empty if unknown), `instructions` (such as "AVX2"), `threads`, and `environment`: the variables of
+    `CPU_LIMITS` that are set. They bound the instructions of torch and of oneDNN.
     """
     import torch  # here, since most of what imports this module must start quickly
 
@@ -193,8 +195,12 @@ def cpu() -> dict[str, Any]:
         found = re.search(r"^model name\s*:\s*(.+)$", CPU_FILE.read_text(), re.MULTILINE)
     except OSError:  # Linux alone has the file
         found = None
-    name = found[1] if found else platform.processor()
-    return {"name": name, "instructions": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
+    return {
+        "name": found[1] if found else platform.processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "environment": {name: os.environ[name] for name in CPU_LIMITS if name in os.environ},
+    }
 
 
 def git(*arguments: str) -> str | None:

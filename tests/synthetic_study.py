@@ -52,7 +52,8 @@ def write_run(
     """One run's files, as 02_train leaves them, without checkpoint and predictions."""
     summary = {"run": config.run, "parameters": 1000, "training_seconds": 60.0, "epoch": config.epochs}
     origin = {"commit": commit, "dirty": False, "seed": config.seed, "device": "cpu", "data": data}
-    origin["cpu"] = {"name": "a CPU", "instructions": "AVX2", "threads": 1}
+    bound = {"ATEN_CPU_CAPABILITY": "avx2"}
+    origin["cpu"] = {"name": "a CPU", "instructions": "AVX2", "threads": 1, "environment": bound}
     study.write_json(folder / "config.json", config.model_dump())
     study.write_json(folder / "summary.json", summary)
     study.write_json(folder / "provenance.json", origin | {"parameters": config.model_dump()})

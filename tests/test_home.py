@@ -253,6 +253,21 @@ def test_cpu_is_named_with_its_instructions_and_threads(tmp_path, monkeypatch):
     assert isinstance(home.cpu()["name"], str)
 
 
+def test_instructions_that_the_environment_bounds_are_noted(monkeypatch):
+    for name in home.CPU_LIMITS:
+        monkeypatch.delenv(name, raising=False)
+    assert home.cpu()["environment"] == {}
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert home.cpu()["environment"] == {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+
+
+def test_the_instruction_set_is_what_torch_uses_under_a_bound():
+    code = "from airwaystudy import home; found = home.cpu(); print(found['instructions'], found['environment'])"
+    bound = os.environ | {"ATEN_CPU_CAPABILITY": "default", "PYTHONPATH": str(Path(home.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], env=bound, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("DEFAULT {") and "'ATEN_CPU_CAPABILITY': 'default'" in done.stdout
+
+
 def test_a_changed_file_makes_it_dirty(checkout):
     before = home.provenance(Tube())
     (checkout / "file").write_text("2")

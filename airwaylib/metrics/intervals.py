@@ -47,6 +47,36 @@ def mean_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float
     return float(values.mean() - reach), float(values.mean() + reach)
 
 
+def share_interval(values: np.ndarray, level: float = 0.95, one_more: bool = False) -> tuple[float, float]:
+    """Student's interval of a mean share (percent) over a few seeds, on the logit scale: it never leaves 0 to 100.
+
+    With m the mean as a fraction and s its standard error, the ends are those of logit(m) ± t s / (m (1 - m)), taken
+    back to percent: near the middle `mean_interval`, near the ends lopsided. A seed at 0 or 100 % does no harm. Where
+    all are 0 or all 100 there is no spread to go by, and the interval is the mean.
+
+    one_more: the interval that one more seed falls in (prediction) instead of the mean's. (NaN, NaN) for fewer than two
+    values, or one that is NaN.
+
+    Examples
+    --------
+    >>> [round(float(end), 2) for end in share_interval(np.array([94.0, 99.0, 98.0]))]
+    [77.16, 99.68]
+    """
+    values = np.asarray(values, float) / 100
+    if len(values) < 2 or not np.isfinite(values).all():
+        return np.nan, np.nan
+    from scipy.special import expit, logit
+    from scipy.stats import t
+
+    mean, spread = values.mean(), values.std(ddof=1)
+    if mean * (1 - mean) == 0:
+        return 100 * float(mean), 100 * float(mean)
+    error = spread * np.sqrt(1 / len(values) + one_more)
+    reach = t.ppf((1 + level) / 2, len(values) - 1) * error / (mean * (1 - mean))
+    low, high = 100 * expit(logit(mean) + np.array([-reach, reach]))
+    return float(low), float(high)
+
+
 def describe(values: pd.Series) -> dict[str, float]:
     """Mean, sd, median, and low and high of the bootstrap 95 % interval of the mean; NaN values are left out.
 

@@ -7,7 +7,7 @@ training. `low_cases`..`high_cases` is a bootstrap over the cases, each case bei
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -182,7 +182,7 @@ def pairs(found: Iterable[Variant]) -> list[tuple[str, Variant, Variant]]:
     """Find every two variants that differ in exactly one factor, as (factor, from, to), by factor and then by level."""
     chosen = []
     for one, other in itertools.combinations(found, 2):
-        factors = [factor for factor in FACTORS if getattr(one.config, factor) != getattr(other.config, factor)]
+        factors = [factor for factor in FACTORS if differs(factor, one.config, other.config)]
         if len(factors) != 1 or level(one.config, factors[0]) == level(other.config, factors[0]):
             continue
         ends = sorted((one, other), key=lambda variant: rank(factors[0], level(variant.config, factors[0])))
@@ -192,17 +192,33 @@ def pairs(found: Iterable[Variant]) -> list[tuple[str, Variant, Variant]]:
     )
 
 
-def obstacles(factor: str, one: Variant, other: Variant) -> list[str]:
-    """List why a difference between two variants would not be the factor's; empty if they may be compared."""
+def differs(name: str, one: TrainConfig, other: TrainConfig) -> bool:
+    """Tell whether a setting differs. A parameter that one of two losses does not have belongs to the loss."""
+    if name in ("alpha", "root") and one.loss != other.loss and None in (level(one, name), level(other, name)):
+        return False
+    return settings(one)[name] != settings(other)[name]
+
+
+def other_settings(factor: str | Collection[str], one: TrainConfig, other: TrainConfig) -> list[str]:
+    """List what differs besides the factor, as "width: 4 and 8"; settings that go with a factor are left out."""
+    factors = {factor} if isinstance(factor, str) else set(factor)
+    allowed = factors.union(*(COMPANIONS.get(name, ()) for name in factors))
+    first, second = settings(one), settings(other)
+    names = [name for name in first if name not in allowed and differs(name, one, other)]
+    return [f"{name}: {first[name]} and {second[name]}" for name in names]
+
+
+def obstacles(factor: str | Collection[str], one: Variant, other: Variant) -> list[str]:
+    """List why a difference between two variants would not be the factor's; empty if they may be compared.
+
+    factor: one setting, or those that belong to one factor.
+    """
     why = []
     if set(one.steps.values()) != set(other.steps.values()):
         why.append(f"steps: {one.steps_named} and {other.steps_named}")
     if one.config.train_cases == other.config.train_cases and one.data != other.data:
         why.append("trained on other stores of cases with the same names")
-    allowed = {factor} | COMPANIONS.get(factor, set())
-    first, second = settings(one.config), settings(other.config)
-    others = [name for name in differing(one.config, other.config) if name not in allowed]
-    why += [f"{name}: {first[name]} and {second[name]}" for name in others]
+    why += other_settings(factor, one.config, other.config)
     if not set(one.steps) & set(other.steps):
         why.append("no seed in common")
     return why

@@ -17,6 +17,7 @@ import pandas as pd
 from pydantic import BaseModel, Field, model_validator
 
 from airwaylib.metrics.intervals import mean_interval
+from airwaystudy.plan.runs import FACTORS
 
 VERDICTS = ("supported", "contradicted", "equivalent", "open", "not run")
 SCORES, RUNS, CONTRASTS = "tables/scores_by_case.csv", "tables/runs.csv", "tables/contrasts.csv"
@@ -124,13 +125,17 @@ class Measure(BaseModel, extra="forbid", frozen=True):
 
 
 class Effect(Measure):
-    """A metric of `variant` less that of `base`, paired by seed and case: for each seed the mean over the cases."""
+    """A metric of `variant` less that of `base`, paired by seed and case: for each seed the mean over the cases.
+
+    The two must differ in one factor, or in `factors`, by runs.csv; else the measure is not run.
+    """
 
     kind: Literal["effect"]
     metric: str = Field(description="column of scores_by_case.csv")
     variant: str = Field(description="what is set against base")
     base: str = Field(description="the variant it is paired with")
     having: dict[str, str] = Field({}, description="factors that both were trained with, such as a sampling")
+    factors: list[Literal[FACTORS]] = Field([], description="factors that may differ; empty: one, whichever it is")
 
     @property
     def text(self) -> str:
@@ -145,10 +150,29 @@ class Effect(Measure):
             runs = tables(RUNS, ["variant", factor])
             if others := sorted(set(runs[runs["variant"].isin([self.variant, self.base])][factor]) - {wanted}):
                 raise MissingError(f"{self.variant} and {self.base} with {factor} {wanted}; here {', '.join(others)}")
+        self.require_one_factor(tables)
         difference = (wide[self.variant] - wide[self.base]).groupby("seed").mean()
         if difference.empty:
             raise MissingError(f"{self.variant} and {self.base} share no seed and case")
         return self.over_seeds(difference, SCORES)
+
+    def require_one_factor(self, tables: Tables) -> None:
+        """Raise MissingError, which names the factors, if others than allowed differ between the variants, or none."""
+        runs = tables(RUNS, ["variant"])
+        known = [factor for factor in FACTORS if factor in runs]
+        levels = runs[known].astype(object).fillna("default").astype(str)
+        one, other = (levels[runs["variant"] == name] for name in (self.variant, self.base))
+        if one.empty or other.empty:
+            raise MissingError(f"{RUNS} has no run of {self.variant if one.empty else self.base}")
+        found = [factor for factor in known if set(one[factor]) != set(other[factor])]
+        if "loss" in found:  # what one variant leaves to its loss, or its loss does not have, belongs to the loss
+            left = [name for name in ("alpha", "root") if name in found and "default" in {*one[name], *other[name]}]
+            found = [factor for factor in found if factor not in left]
+        if not found:
+            raise MissingError(f"{self.variant} and {self.base} differ in no factor")
+        if not set(found) <= set(self.factors) if self.factors else len(found) > 1:
+            allowed = f"{' and '.join(self.factors)} alone" if self.factors else "one factor"
+            raise MissingError(f"{self.variant} and {self.base} differ in {' and '.join(found)}, not in {allowed}")
 
 
 class Spread(Measure):

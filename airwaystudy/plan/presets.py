@@ -12,6 +12,7 @@ from airwaylib.errors import InputError
 from airwaystudy import home
 from airwaystudy.data.cases import SPLITS, split_names
 from airwaystudy.parameters import FigureParameters, GradientParameters
+from airwaystudy.plan.protocol import MARGIN, Contrast, contrast_faults
 from airwaystudy.training.config import Recipe
 
 PATH = home.HOME / "study.yaml"
@@ -95,9 +96,6 @@ class Preset(BaseModel, extra="forbid", frozen=True):
         [],
         description="factors, each its levels' settings by name: every combination is a variant, too",
         examples=["[{both: {supervision: both}, final: {supervision: final}}]"],
-    )
-    protocol: int | None = Field(
-        None, ge=1, description="version of docs/protocol.md that the study keeps to; null: none", examples=["1"]
     )
     gradients: dict[str, Any] | None = Field(
         None,
@@ -235,6 +233,30 @@ class Preset(BaseModel, extra="forbid", frozen=True):
         found |= {"baseline": wanted.baseline if wanted.baseline in there else there[0]}
         found |= {"ours": wanted.ours if wanted.ours in there else there[-1]}
         return {name: chosen for name, chosen in found.items() if chosen}
+
+    # The protocol: see airwaystudy.plan.protocol.
+    protocol: int | None = Field(
+        None, ge=1, description="version of docs/protocol.md that the study keeps to; null: none", examples=["1"]
+    )
+    reference: str | None = Field(
+        None,
+        description="study under results/reference/ that the report lays this one beside; null: none",
+        examples=["decide"],
+    )
+    contrasts: list[Contrast] = Field(
+        [],
+        description="pairs of variants that the study decides on",
+        examples=["[{arm: both_general_union, base: both_dice, factor: loss, primary: true}]"],
+    )
+    primary: str | None = Field(None, description="outcome that decides the contrasts", examples=["td_80"])
+    margin: float = Field(MARGIN, gt=0, description="points within which two arms count as equivalent")
+
+    @model_validator(mode="after")
+    def contrasts_are_valid(self) -> "Preset":
+        """Refuse contrasts of variants that are not there, or without a known primary outcome."""
+        if wrong := contrast_faults(self.contrasts, self.primary, self.variants, self.protocol):
+            raise ValueError("; ".join(wrong))
+        return self
 
 
 def all_variants(preset: dict[str, Any]) -> dict[str, dict[str, Any]]:

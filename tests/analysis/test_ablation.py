@@ -117,6 +117,8 @@ def test_only_seeds_that_both_have_count(home):
         ),
         ({"a": {"alpha": 0.2}, "b": {}}, [("alpha", "0.1", "0.2")]),  # General Union's default
         ({"a": {"alpha": 0.1}, "b": {}}, []),  # the same, said twice
+        ({"a": {"alpha": 0.2}, "b": {"loss": "dice"}}, [("loss", "dice", "general_union")]),  # Dice has no alpha
+        ({"a": {"alpha": 0.2}, "b": {"loss": "tversky", "alpha": 0.1}}, []),  # two factors
         ({"a": {"loss": "tversky"}, "b": {}, "c": {"loss": "dice"}}, "dice tversky general_union"),
         (
             {"a": {"root": 0.5}, "b": {}, "c": {"root": 0.9}},

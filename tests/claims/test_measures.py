@@ -6,6 +6,7 @@ import pytest
 from synthetic_tables import write_scores
 
 from airwaylib.errors import InputError
+from airwaystudy import home
 from airwaystudy.claims.ledger import read_measure
 from airwaystudy.claims.measures import KINDS, VERDICTS, Effect, MissingError, Number, Tables
 
@@ -69,8 +70,8 @@ def test_what_an_effect_lacks_is_named(results, changes, why):
 
 def test_an_effect_may_ask_how_both_were_trained(results):
     given = {"kind": "effect", "metric": "td", "variant": "union", "base": "dice", "expect": "greater"}
-    table = pd.DataFrame({"variant": ["union", "dice", "third"], "sampling": ["uniform", "uniform", "centreline"]})
-    table.to_csv(results / "tables/runs.csv", index=False)
+    path = results / "tables/runs.csv"
+    home.write_csv(path, pd.read_csv(path).assign(sampling="uniform"))
     found = finding(results, **given, having={"sampling": "uniform"})
     assert found.measure == "td: union minus dice, uniform (points)"
     assert found[1:] == finding(results, **given)[1:]
@@ -78,6 +79,54 @@ def test_an_effect_may_ask_how_both_were_trained(results):
         finding(results, **given, having={"sampling": "hard"})
     with pytest.raises(MissingError, match=r"^tables/runs\.csv has no column root$"):
         finding(results, **given, having={"root": "0.7"})
+
+
+UNION = {"kind": "effect", "metric": "td", "variant": "both_union", "base": "final_dice", "expect": "greater"}
+
+
+def test_variants_that_differ_in_two_factors_are_not_compared(tmp_path):
+    write_scores(tmp_path, ["both_union", "final_dice", "both_dice"], lambda variant, seed, case: {"td": 80.0 + seed})
+    with pytest.raises(
+        MissingError, match=r"^both_union and final_dice differ in supervision and loss, not in one factor$"
+    ):
+        finding(tmp_path, **UNION)
+    with pytest.raises(MissingError, match=r"differ in supervision and loss, not in loss alone$"):
+        finding(tmp_path, **UNION, factors=["loss"])
+    assert finding(tmp_path, **UNION, factors=["supervision", "loss"]).ours == 0
+    assert finding(tmp_path, **UNION | {"base": "both_dice"}).ours == 0
+    with pytest.raises(InputError, match=r"factors\.0 = 'lose'"):
+        finding(tmp_path, **UNION, factors=["lose"])
+
+
+def test_what_no_table_says_of_the_factors_is_not_compared(tmp_path):
+    write_scores(tmp_path, ["both_union", "both_dice"], lambda variant, seed, case: {"td": 80.0 + seed})
+    path, given = tmp_path / "tables/runs.csv", UNION | {"base": "both_dice"}
+    runs = pd.read_csv(path)
+    home.write_csv(path, runs.assign(loss="dice"))
+    with pytest.raises(MissingError, match=r"^both_union and both_dice differ in no factor$"):
+        finding(tmp_path, **given)
+    home.write_csv(path, runs[runs["variant"] == "both_union"])
+    with pytest.raises(MissingError, match=r"^tables/runs\.csv has no run of both_dice$"):
+        finding(tmp_path, **given)
+    path.unlink()
+    with pytest.raises(MissingError, match=r"^no tables/runs\.csv$"):
+        finding(tmp_path, **given)
+
+
+@pytest.mark.parametrize(
+    ("union", "other", "factors"),
+    [(0.2, 0.1, "loss and alpha"), (0.2, None, None), (None, None, None)],  # None: left to the loss, or not its own
+)
+def test_a_losss_parameter_belongs_to_the_loss_unless_both_set_it(tmp_path, union, other, factors):
+    write_scores(tmp_path, ["both_union", "both_dice"], lambda variant, seed, case: {"td": 80.0 + seed})
+    path, given = tmp_path / "tables/runs.csv", UNION | {"base": "both_dice"}
+    runs = pd.read_csv(path)
+    home.write_csv(path, runs.assign(alpha=[union if v == "both_union" else other for v in runs["variant"]]))
+    if factors is None:
+        assert finding(tmp_path, **given).ours == 0
+        return
+    with pytest.raises(MissingError, match=f"differ in {factors}, not in one factor$"):
+        finding(tmp_path, **given)
 
 
 def test_no_table_no_seed_in_common(tmp_path, results):

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from airwaylib.metrics.intervals import bootstrap_interval, mean_interval, summarise
+from airwaylib.metrics.intervals import bootstrap_interval, mean_interval, share_interval, summarise
 
 
 def scores():
@@ -49,3 +49,31 @@ def test_interval_of_a_mean_over_few_seeds_is_students():
     assert mean_interval(np.array([1.0, 1.0])) == (1, 1)
     assert np.isnan(mean_interval(np.array([1.0]))).all()
     assert np.isnan(mean_interval(np.array([1.0, np.nan, 2.0]))).all()
+
+
+def test_interval_of_a_share_by_hand():
+    """Mean 0.97, spread 0.0264575, error 0.0152753; the slope of the logit there is 1 / (0.97 * 0.03)."""
+    reach = 4.302653 * 0.0152753 / (0.97 * 0.03)
+    odds = 0.97 / 0.03 * np.exp([-reach, reach])
+    assert share_interval(np.array([94.0, 99.0, 98.0])) == pytest.approx(tuple(100 * odds / (1 + odds)), abs=1e-3)
+    low, high = share_interval(np.array([94.0, 99.0, 98.0]), one_more=True)  # sqrt(1 + 1/3) / sqrt(1/3): twice as far
+    odds = 0.97 / 0.03 * np.exp([-2 * reach, 2 * reach])
+    assert (low, high) == pytest.approx(tuple(100 * odds / (1 + odds)), abs=1e-3)
+
+
+def test_interval_of_a_share_never_leaves_0_to_100():
+    for values in ([100.0, 100.0, 90.0], [0.0, 1.0, 0.0], [2.0, 95.0, 96.0]):
+        low, high = share_interval(np.array(values))
+        assert 0 < low < np.mean(values) < high < 100
+    assert mean_interval(np.array([100.0, 100.0, 90.0]))[1] > 100  # Student's does
+    assert share_interval(np.full(3, 100.0)) == (100, 100) and share_interval(np.zeros(2)) == (0, 0)
+
+
+def test_interval_of_shares_near_the_middle_is_students():
+    values = 50 + np.array([-0.2, 0.1, 0.3, -0.2])
+    assert share_interval(values) == pytest.approx(mean_interval(values), abs=1e-4)
+
+
+def test_one_share_has_no_interval():
+    for values in ([90.0], [90.0, np.nan]):
+        assert np.isnan(share_interval(np.array(values))).all()

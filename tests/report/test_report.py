@@ -168,6 +168,7 @@ def test_provenance_names_code_data_and_processor(text):
     seen = words(text)
     for fact in ("runs code of commit " + "c" * 40, "SHA-256 " + "d" * 64, "CPU a CPU", "instruction set AVX2"):
         assert fact in seen
+    assert "instruction set bounded by ATEN_CPU_CAPABILITY=avx2" in seen
     assert "torch threads 1" in seen and "command airwaylib report made_up" in seen
 
 
