@@ -340,7 +340,8 @@ def seeded(seed: int) -> Iterator[None]:
 def over_crops(rows: pd.DataFrame) -> pd.DataFrame:
     """Average the measures of each run's crops: erosion and share over the airway's voxels, all else over the crops.
 
-    rows: of `layers`, `bins` or `swaps`, without `case` and `crop` on return; `voxels` and its like are sums.
+    rows: of `layers`, `bins` or `swaps`, without `case` and `crop` on return; `voxels` and its like are sums. Ratios
+    have their geometric mean: one crop that a network gets wrong would outweigh all others.
     """
     keys = [name for name in (*NAMES, "epoch", "layer", *SWAPS, "by", "bin", "low", "high") if name in rows]
     groups, columns = rows.groupby(keys, sort=False), {}
@@ -352,6 +353,10 @@ def over_crops(rows: pd.DataFrame) -> pd.DataFrame:
             known = rows[voxels].where(rows[name].notna())
             sums = rows[keys].assign(value=rows[name] * known, known=known).groupby(keys, sort=False).sum()
             columns[name] = sums["value"] / sums["known"]
+        elif "ratio" in name:
+            with np.errstate(divide="ignore"):
+                logarithms = rows[keys].assign(value=np.log(rows[name]))
+            columns[name] = np.exp(logarithms.groupby(keys, sort=False)["value"].mean())
         else:
             columns[name] = groups[name].mean()
     return pd.DataFrame(columns).reset_index()

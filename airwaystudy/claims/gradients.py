@@ -120,10 +120,10 @@ def law_by_layer(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     -------
     DataFrame
         `loss`, `supervision`, `seed`, `layer`, `variance` (square voxels), `at` (where the loss's ratio is taken, see
-        `losses.ratio`; what is propagated is the gradient at the logit), `ratio` (after the last epoch, mean of the
-        crops), `law` (critical radius, voxels), `measured` and `bound` (see `half_eroded`), `erosion_thinnest` (of
-        airways thinner than 2 voxels in radius), `lost` (whether the law says that an airway as thin as their middle, 1
-        voxel, is lost) and `half_eroded` (whether at least half of them is in fact eroded).
+        `losses.ratio`; what is propagated is the gradient at the logit), `ratio` (after the last epoch, geometric mean
+        of the crops), `law` (critical radius, voxels), `measured` and `bound` (see `half_eroded`), `erosion_thinnest`
+        (of airways thinner than 2 voxels in radius), `lost` (whether the law says that an airway as thin as their
+        middle, 1 voxel, is lost) and `half_eroded` (whether at least half of them is in fact eroded).
     """
     layers, bins = (over_crops(last_epoch(tables[name])) for name in ("layers", "bins"))
     bins, rows = bins[(bins["by"] == "radius_voxels") & (bins["supervision"] == "final")], []

@@ -37,6 +37,7 @@ TINY = {
     "epochs": 1,
     "snapshots": [0, 1],
 }
+LAST = "dc6"  # no gradient reaches it where both channels of its tap are dropped
 RUNS = {  # of any settings: another threshold of the label, another optimiser, no spacing, no probes
     "both_dice_0": {"loss": "dice", "probe_every": 2, "label_threshold": 0.5, "optimizer": "sgd"},
     "final_general_union_0": {"loss": "general_union", "supervision": "final", "alpha": 0.2, "spacing": 1.0},
@@ -79,8 +80,9 @@ def test_every_layer_of_every_run_epoch_and_crop_has_its_measures(tables):
     assert list(layers["layer"]) == list(BLOCKS) * 16  # two losses, epochs, cases and crops; forward order
     assert list(layers["run"].unique()) == ["both_dice_0", "final_general_union_0"]  # the third kept no snapshots
     assert set(layers.groupby(["case", "crop"]).groups) == {(f"mini_000{n}", crop) for n in (1, 2) for crop in (0, 1)}
-    assert layers[["erosion", "dilation", "share"]].stack().between(0, 1).all()
-    assert (layers["not_finite"] == 0).all()
+    inner = layers[layers["layer"] != LAST]
+    assert inner[["erosion", "dilation", "share"]].stack().between(0, 1).all()
+    assert (inner["not_finite"] == 0).all()
     dice = layers[layers["loss"] == "dice"]
     assert dice["loss_ratio"].to_numpy() == pytest.approx(2 / dice["loss_index"].to_numpy() - 1, rel=1e-3)
     assert (dice["loss_ratio_logit"] > 0).all()
@@ -109,7 +111,8 @@ def test_swaps_have_both_losses_and_the_group_that_is_there(tables):
     assert kinds["final_general_union_0"] == {(loss, False) for loss in losses}
     parts = ["erosion_small", "erosion_large", "erosion_missed", "erosion_found"]
     assert swaps[["erosion", *parts]].stack().dropna().between(0, 1).all()
-    assert (swaps["voxels_missed"] + swaps["voxels_found"] == swaps["voxels"]).all()
+    inner = swaps[swaps["layer"] != LAST]
+    assert (inner["voxels_missed"] + inner["voxels_found"] == inner["voxels"]).all()
 
 
 def test_swaps_are_of_one_forward_pass(tables):
@@ -154,7 +157,7 @@ def test_crops_are_pooled_by_voxels_and_counted_once_by_all_else():
     ).assign(erosion_small=[1.0, 0.0, np.nan, np.nan], voxels_small=[1, 3, 0, 0])
     pool = over_crops(rows).set_index("epoch")
     assert "case" not in pool and "crop" not in pool
-    assert pool.loc[1, ["erosion", "dilation", "ratio"]].tolist() == pytest.approx([0.3, 0.3, 2.5])
+    assert pool.loc[1, ["erosion", "dilation", "ratio"]].tolist() == pytest.approx([0.3, 0.3, 2.0])  # ratios 1 and 4
     assert pool.loc[1, ["erosion_small", "voxels_small", "voxels"]].tolist() == [0.25, 4, 40]
     assert pool.loc[5, "erosion"] == 0.5 and np.isnan(pool.loc[5, "erosion_small"])
     assert list(last_epoch(rows)["epoch"]) == [5, 5]

@@ -167,7 +167,7 @@ def test_law_is_set_against_measurement_for_final_supervision_alone():
     assert set(table["supervision"]) == {"final"}
     assert len(table) == 2 * len(BLOCKS) and set(table["at"]) == {"probability", "logit"}
     row = table[(table["at"] == "probability") & (table["layer"] == "ec1")].iloc[0]
-    assert row["law"] == pytest.approx(critical_radius(7, 1.5))  # seven kernels' worth of variance; ratios 1 and 2
+    assert row["law"] == pytest.approx(critical_radius(7, 2**0.5))  # seven kernels' worth of variance; ratios 1 and 2
     assert row["measured"] == pytest.approx(3 + 2 / 3) and row["bound"] == ""  # 0.6 at 3 voxels, 0.3 at 5
     at_logit = table[(table["at"] == "logit") & (table["layer"] == "ec1")].iloc[0]
     assert at_logit["law"] == pytest.approx(critical_radius(7, 3.0))
