@@ -10,17 +10,8 @@ from airwaylib.errors import InputError
 from airwaylib.images.volume import read_volume
 from airwaylib.networks.checkpoints import CheckpointInfo, build_network, save_checkpoint
 from airwaystudy import home
-from airwaystudy.phantoms.case import ensure_named
 from airwaystudy.training.config import TrainConfig
 from airwaystudy.training.held_out import read_run, score_test_cases
-
-
-@pytest.fixture(scope="module")
-def phantoms(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("phantoms")
-    for case in ("mini_0001", "mini_0002"):
-        ensure_named(case, folder / "raw")
-    return folder
 
 
 @pytest.fixture
