@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+PLAIN = warnings.formatwarning
 BAR = {"unit": "case", "disable": None, "leave": False}  # a progress bar's; none where stderr is no terminal
 
 
@@ -323,8 +325,15 @@ def read_settings(path: Path) -> dict:
     return settings
 
 
+def one_line(message: Warning | str, category: type[Warning], filename: str, *where) -> str:
+    """Format a warning of ours as one line, and any other as Python does."""
+    ours = category is UserWarning and {"airwaylib", "airwaystudy"} & set(Path(filename).parts)
+    return f"airwaylib: {message}\n" if ours else PLAIN(message, category, filename, *where)
+
+
 def main() -> None:
-    """Run the command; the input's faults become one line and exit status 2."""
+    """Run the command; the input's faults become one line and exit status 2, our warnings a line each."""
+    warnings.formatwarning = one_line
     try:
         app(prog_name="airwaylib")
     except InputError as error:

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 import yaml
+from mini_phantoms import mini
 from tiny_cases import write_dicom
 from typer.testing import CliRunner
 
@@ -11,7 +12,6 @@ from airwaylib.inference import DEFAULT_WEIGHTS
 from airwaystudy import home
 from airwaystudy.cli import app
 from airwaystudy.data.layouts import LAYOUTS
-from airwaystudy.phantoms.case import make_phantom
 
 # Three cases of each layout: name, and where the download has CT and label (a CT without a suffix is a DICOM folder).
 FILES = {
@@ -24,7 +24,7 @@ FILES = {
     "aiib23": [(f"AIIB23_{n}", f"img/AIIB23_{n}.nii.gz", f"gt/AIIB23_{n}.nii.gz") for n in (1, 2, 3)],
     "exact09": [(f"EXACT09_CASE0{n}", f"CASE0{n}", f"labels/CASE0{n}.nii.gz") for n in (1, 2, 3)],
     "aeropath": [(f"AeroPath_0{n}", f"{n}/{n}_CT_HR.nii.gz", f"{n}/{n}_CT_HR_label_airways.nii.gz") for n in (1, 2, 3)],
-    "phantom": [(f"mini_000{n}", f"mini_000{n}/ct.nii.gz", f"mini_000{n}/airway.nii.gz") for n in (1, 2, 3)],
+    "phantom": [(f"mini_000{n}", f"mini_000{n}/ct.nii.gz", f"mini_000{n}/airway.nii.gz") for n in range(3)],
     "folder": [(name, f"images/{name}.mha", f"labels/{name}.nrrd") for name in ("a", "b", "c")],
 }
 SETTINGS = {
@@ -40,11 +40,6 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="module")
-def phantoms():
-    return [make_phantom(seed, "mini") for seed in (1, 2, 3)]
-
-
 def run(*arguments):
     done = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
     assert done.exit_code == 0, done.output
@@ -58,9 +53,9 @@ def test_every_layout_is_tried():
 @pytest.mark.parametrize(
     "layout", [name if name in ("bas", "folder") else pytest.param(name, marks=pytest.mark.slow) for name in FILES]
 )
-def test_three_commands_from_files_to_scores(layout, phantoms, tmp_path, monkeypatch):
+def test_three_commands_from_files_to_scores(layout, tmp_path, monkeypatch):
     monkeypatch.setattr(home, "HOME", tmp_path)
-    for (_, ct, label), phantom in zip(FILES[layout], phantoms, strict=True):
+    for (_, ct, label), phantom in zip(FILES[layout], map(mini, range(3)), strict=True):
         if "." in ct:
             write_volume(phantom.ct, tmp_path / "download" / ct)
         else:

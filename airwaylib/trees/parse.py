@@ -2,10 +2,11 @@
 
 Branches reproduce those of the public reference parser of ATM'22 exactly, see `segments`. Lengths, radii, Strahler
 orders and angles are ours. The time grows with the airway's voxels. Thinning shortens free ends by about half a radius,
-and a branch of even width (2, 4, ... voxels) may lose its whole skeleton. The trachea is the largest segment. If a spur
-splits it, only one of its parts is called trachea.
+and a branch of even width (2, 4, ... voxels) may lose its whole skeleton: a warning says so where many do. The trachea
+is the largest segment. If a spur splits it, only one of its parts is called trachea.
 """
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,6 +21,8 @@ from airwaylib.images.masks import fill_holes, largest_component
 from airwaylib.trees import segments
 from airwaylib.trees.skeleton import coordinates, thin_voxels
 
+FAR = 3  # inscribed radii from an axis: flat ends and flattened sections lie nearer
+MOST_LOST = 0.01  # of the voxels that thinning may leave without a skeleton; seen: 0.003 in patients, 0.2 in tubes
 SMOOTHED = 5  # voxels over which a centreline's staircase is averaged before it is measured
 AXES = ("x", "y", "z")
 
@@ -151,6 +154,12 @@ def parse_cut(
     voxels = coordinates(airway)
     points = thin_voxels(voxels)
     segment = segments.label_segments(points)
+    if (lost := share_without_skeleton(airway.shape, voxels, points)) > MOST_LOST:
+        warnings.warn(
+            f"{100 * lost:.0f} % of the mask lie far from its centreline, so whole branches may be missing: thinning "
+            "wipes out tubes of an even width in voxels",
+            stacklevel=3,
+        )
     label = segment[segments.nearest_row(voxels, points, segment)]
     contacts = segments.count_contacts(airway.shape, voxels, label)
     volume = np.bincount(label)
@@ -174,6 +183,18 @@ def parse_cut(
 
 
 # ------------------------------------------------------------------------------------------------------------- geometry
+
+
+def share_without_skeleton(shape: tuple[int, int, int], voxels: np.ndarray, points: np.ndarray) -> float:
+    """Estimate the share of voxels (N, 3) in tubes whose skeleton (M, 3) is lost: they lie `FAR` radii from the rest.
+
+    The radius is the inscribed one of the nearest tube. Every eighth voxel is looked at.
+    """
+    faces = segments.face_pairs(np.ravel_multi_index(tuple(voxels.T), shape), shape)
+    surface = voxels[np.bincount(faces.ravel(), minlength=len(voxels)) < 6]
+    inscribed = cKDTree(surface).query(points, workers=-1)[0] + 1
+    distance, nearest = cKDTree(points).query(voxels[::8], workers=-1)
+    return float((distance > FAR * inscribed[nearest]).mean())
 
 
 def _centreline(points: np.ndarray, branch: np.ndarray, spacing: np.ndarray) -> pd.DataFrame:

@@ -13,17 +13,14 @@ from torch.utils.data import DataLoader
 from airwaylib.errors import InputError
 from airwaystudy.data import crops as patches
 from airwaystudy.data.crops import Crops, outer_side, rotate_and_crop, rotate_and_crop_lines
-from airwaystudy.data.prepare import prepare_case
 from airwaystudy.data.samplers import centreline_corner, small_airway_corner
 from airwaystudy.data.store import Store, hold
-from airwaystudy.phantoms.case import make_phantom
 
 
-@pytest.fixture(scope="module")
-def path(tmp_path_factory):
+@pytest.fixture
+def path(phantoms):
     """The store of a mini phantom."""
-    phantom = make_phantom(0, "mini")
-    return prepare_case("mini_0000", phantom.ct, phantom.airway, tmp_path_factory.mktemp("patches") / "mini_0000.zarr")
+    return phantoms / "prepared/mini_0000.zarr"
 
 
 # ------------------------------------------------------------------------------------------------------------- rotation

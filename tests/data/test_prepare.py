@@ -1,13 +1,13 @@
 """Training stores: literal shapes with known distances, stores against plain recomputation, and bad cases."""
 
 import shutil
-from functools import cache
 
 import cc3d
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import zarr
+from mini_phantoms import mini
 from scipy import ndimage
 
 from airwaylib.errors import InputError
@@ -28,7 +28,6 @@ from airwaystudy.data.prepare import (
     small_airways,
     without_thick_tubes,
 )
-from airwaystudy.phantoms.case import make_phantom, write_phantom
 from airwaystudy.phantoms.drawing import Grid, draw_tubes
 
 TURN = np.deg2rad(20)
@@ -37,11 +36,6 @@ PLACE = {
     "origin": (-120.0, 35.5, 1008.25),
     "direction": (np.cos(TURN), -np.sin(TURN), 0, np.sin(TURN), np.cos(TURN), 0, 0, 0, 1),
 }
-
-
-@cache
-def mini():
-    return make_phantom(0, "mini")
 
 
 def cylinder(shape, axis, centre, radius, spacing=(1.0, 1.0, 1.0)):
@@ -294,10 +288,10 @@ def test_store_appears_whole_or_not_at_all(placed, tmp_path, monkeypatch):
 # ------------------------------------------------------------------------------------------------------- cases on disk
 
 
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory):
+@pytest.fixture
+def raw(phantoms):
     """A folder with the case mini_0000."""
-    return write_phantom(mini(), tmp_path_factory.mktemp("raw")).parent
+    return phantoms / "raw"
 
 
 @pytest.fixture

@@ -7,16 +7,13 @@ import zarr
 from synthetic_stores import synthetic
 
 from airwaylib.errors import InputError
-from airwaystudy.data.prepare import prepare_case
 from airwaystudy.data.store import Store, hold
-from airwaystudy.phantoms.case import make_phantom
 
 
-@pytest.fixture(scope="module")
-def path(tmp_path_factory):
+@pytest.fixture
+def path(phantoms):
     """The store of a mini phantom."""
-    phantom = make_phantom(0, "mini")
-    return prepare_case("mini_0000", phantom.ct, phantom.airway, tmp_path_factory.mktemp("store") / "mini_0000.zarr")
+    return phantoms / "prepared/mini_0000.zarr"
 
 
 def test_store_opens_with_its_points(path):

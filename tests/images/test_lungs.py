@@ -2,13 +2,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mini_phantoms import mini
 from scipy import ndimage
 
 from airwaylib.errors import InputError
 from airwaylib.images.lungs import AIR, enlarge, lung_mask, sides_with_body
 from airwaylib.images.masks import bounding_box
 from airwaylib.images.volume import Volume, read_ct
-from airwaystudy.phantoms.case import make_phantom
 
 DATA = Path(__file__).parents[3] / "shared/data"
 
@@ -136,7 +136,7 @@ def test_enlarge_takes_the_nearest():
 
 
 def test_phantom_lungs():
-    phantom = make_phantom(0, "mini")
+    phantom = mini(0)
     truth = phantom.lung.array | phantom.airway.array
     air = truth & (phantom.ct.array < AIR)
     mask = lung_mask(phantom.ct)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from mini_phantoms import mini
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
@@ -21,7 +22,6 @@ from airwaylib.inference.segment import (
     segment,
 )
 from airwaylib.networks.checkpoints import CheckpointInfo
-from airwaystudy.phantoms.case import make_phantom
 
 DATA = Path(__file__).parents[3] / "shared/data"
 INFO = CheckpointInfo("fake", {}, window=32, spacing=None)
@@ -317,7 +317,7 @@ def dark(ct):
 
 
 def test_a_phantom():
-    ct = make_phantom(0, "mini").ct
+    ct = mini(0).ct
     mask = segment(ct, air(), dataclasses.replace(INFO, window=64), progress=False)
     np.testing.assert_array_equal(mask.array, dark(ct))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from mini_phantoms import mini
 
 from airwaylib.errors import InputError
 from airwaylib.images.volume import Volume, write_volume
@@ -13,7 +14,7 @@ from airwaylib.metrics.cases import case_name, evaluate_files, find_cases, match
 from airwaylib.metrics.scores import evaluate
 from airwaylib.trees.files import write_tree
 from airwaylib.trees.parse import parse_tree
-from airwaystudy.phantoms.case import make_phantom, write_phantom
+from airwaystudy.phantoms.case import write_phantom
 
 
 def tube(stop=38, shape=(9, 9, 40)):
@@ -176,7 +177,7 @@ def test_a_moved_grid_is_refused():
 
 
 def test_a_phantom_is_scored_by_its_own_branches(tmp_path):
-    phantom = make_phantom(1)
+    phantom = mini(1)
     folder = write_phantom(phantom, tmp_path / "raw")
     masks = tmp_path / "predictions"
     masks.mkdir()

@@ -3,11 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from mini_phantoms import mini
 
 from airwaylib.errors import InputError
 from airwaylib.metrics import reference
 from airwaylib.metrics.reference import PARSES_KEPT, convention_by_name, parse_reference, true_reference
-from airwaystudy.phantoms.case import make_phantom
 
 
 def tube(shape=(9, 9, 40), start=2, stop=38):
@@ -83,7 +83,7 @@ def test_a_branch_is_scored_by_its_points():
 
 
 def test_true_branches_of_a_phantom():
-    phantom = make_phantom(0)
+    phantom = mini(0)
     truth = true_reference(phantom.tree, phantom.airway.array.shape, phantom.airway.spacing)
     place = ([f"{name}_{axis}" for axis in "xyz"] for name in ("start", "middle", "end"))
     start, middle, end = (phantom.tree[columns].to_numpy() for columns in place)

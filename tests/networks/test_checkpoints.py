@@ -1,4 +1,4 @@
-"""Networks by name; checkpoints there and back, byte by byte, and every file that is not one of ours."""
+"""Networks by name; checkpoints there and back, byte by byte; the authors' files; every file that is neither."""
 
 import json
 import pickle
@@ -11,7 +11,15 @@ import torch
 from refusals import refused
 
 from airwaylib.inference import DEFAULT_WEIGHTS
-from airwaylib.networks.checkpoints import CheckpointInfo, build_network, load_checkpoint, save_checkpoint, start_from
+from airwaylib.networks.checkpoints import (
+    CheckpointInfo,
+    author_name,
+    build_network,
+    load_author_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    start_from,
+)
 from airwaylib.networks.wingsnet import WingsNet
 
 INFO = CheckpointInfo("wingsnet", {"width": 2}, window=16, spacing=0.7)
@@ -179,3 +187,53 @@ def test_a_network_does_not_start_from_the_weights_of_another_architecture(check
 def test_the_weights_of_the_package_are_the_default():
     network, info = load_checkpoint()
     assert info == load_checkpoint(DEFAULT_WEIGHTS)[1] and isinstance(network, WingsNet)
+
+
+def as_authors_state(network):
+    return {author_name(name): tensor for name, tensor in network.state_dict().items()}
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_author_checkpoint_is_read(tmp_path, prefix, swapped):
+    plain = network().eval()
+    heads = {"dc0_0": "dc0_1", "dc0_1": "dc0_0"} if swapped else {}
+    state = {prefix + heads.get(name[:5], name[:5]) + name[5:]: w for name, w in as_authors_state(plain).items()}
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "w.pth")
+    loaded = load_author_checkpoint(tmp_path / "w.pth", width=2)
+    assert not loaded.training
+    image = torch.randn(1, 1, 16, 16, 16, dtype=torch.float64)
+    for a, b in zip(loaded.double()(image)[:2], plain.double()(image)[:2], strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-11)
+
+
+def test_author_checkpoint_that_does_not_fit_is_refused(tmp_path):
+    path = tmp_path / "w.pth"
+    state = as_authors_state(network())
+    torch.save({"state_dict": state}, path)
+    refused(
+        lambda: load_author_checkpoint(path),
+        path,
+        "width 8",
+        "ec1.conv1.weight is (2, 1, 3, 3, 3), not (8, 1, 3, 3, 3)",
+        "more",
+    )
+    torch.save({"state_dict": {k: v for k, v in state.items() if k != "ec4.conv_se2.weight"}}, path)
+    refused(lambda: load_author_checkpoint(path, 2), path, "ec4.conv_se2.weight is missing")
+    torch.save({"state_dict": state | {"ec1.conv_se2.weight": torch.zeros(1)}}, path)
+    refused(lambda: load_author_checkpoint(path, 2), path, "ec1.conv_se2.weight is unexpected")
+    for wrong in ([1, 2], {"weights": state}, {"state_dict": {"ec1": 1}}, {"state_dict": torch.zeros(3)}):
+        torch.save(wrong, path)
+        refused(lambda: load_author_checkpoint(path, 2), path, "state_dict")
+    path.write_bytes(b"not a checkpoint")
+    refused(lambda: load_author_checkpoint(path), path, "not a PyTorch file of plain tensors")
+    refused(lambda: load_author_checkpoint(tmp_path / "none.pth"), "none.pth", "no such")
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
+def test_author_checkpoint_with_code_is_refused_and_not_run(tmp_path, save):
+    sprung = tmp_path / "sprung"
+    save({"state_dict": {"ec1.conv1.weight": Trap(sprung)}}, tmp_path / "w.pth")
+    refused(lambda: load_author_checkpoint(tmp_path / "w.pth"), tmp_path / "w.pth", "could run code")
+    assert not sprung.exists()

@@ -15,7 +15,6 @@ from airwaylib.networks import rivals
 from airwaylib.networks.checkpoints import CheckpointInfo, build_network, load_checkpoint, save_checkpoint
 from airwaylib.networks.rivals import RIVALS, Rival
 from airwaystudy import home
-from airwaystudy.data.datasets import prepare_phantoms
 from airwaystudy.training.config import TrainConfig
 from airwaystudy.training.optimisation import make_deterministic
 from airwaystudy.training.run import Run, train
@@ -191,13 +190,6 @@ def test_what_a_network_does_not_have_is_refused():
     refused(lambda: build_network("unet", width=0), "width 0", "at least 1")
     refused(lambda: build_network("resnet"), "'resnet' is unknown", "wingsnet", *RIVALS)
     refused(lambda: small("unet")(torch.zeros(1, 2, 16, 16, 16)), "(1, 2, 16, 16, 16)", "(B, 1, D, H, W)")
-
-
-@pytest.fixture(scope="module")
-def phantoms(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("phantoms")
-    prepare_phantoms(folder, ["mini_0000"])
-    return folder
 
 
 @pytest.mark.parametrize(("name", "supervision"), [("unet", "final"), ("dynunet", "deep")])

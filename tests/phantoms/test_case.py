@@ -2,12 +2,12 @@
 
 import json
 from dataclasses import asdict, replace
-from functools import cache
 
 import cc3d
 import numpy as np
 import pandas as pd
 import pytest
+from mini_phantoms import mini
 from scipy import ndimage
 
 from airwaylib.errors import InputError
@@ -34,11 +34,6 @@ from airwaystudy.phantoms.scanner import Protocol
 from airwaystudy.phantoms.thorax import Thorax
 
 SEEDS = (0, 1, 4)  # 4 has the most branches of the first twenty
-
-
-@cache
-def mini(seed):
-    return make_phantom(seed, "mini")
 
 
 def components(mask, connectivity=6):

@@ -14,7 +14,6 @@ from lightning_fabric import Fabric
 from airwaylib.errors import InputError
 from airwaylib.networks import wingsnet
 from airwaystudy import home
-from airwaystudy.data.datasets import prepare_phantoms
 from airwaystudy.training.config import TrainConfig
 from airwaystudy.training.devices import gathered, make_fabric, world_size
 from airwaystudy.training.run import Run
@@ -42,11 +41,9 @@ pathlib.Path(sys.argv[1], f"row_{os.environ['RANK']}.json").write_text(json.dump
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("phantoms")
-    prepare_phantoms(folder, ["mini_0000", "mini_0001", "mini_0002"])
+def settings(phantoms):
     return {
-        "data": str(folder),
+        "data": str(phantoms),
         "train_cases": ["mini_0000"],
         "validation_cases": ["mini_0001", "mini_0002"],
         "width": 1,

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from mini_phantoms import mini
 from tiny_cases import tiny_case
 
 from airwaylib.errors import InputError
@@ -14,17 +15,8 @@ from airwaylib.images.volume import read_volume
 from airwaylib.metrics.reference import true_reference
 from airwaylib.networks.checkpoints import CheckpointInfo, build_network, save_checkpoint
 from airwaystudy import home
-from airwaystudy.phantoms.case import ensure_named, make_phantom
 from airwaystudy.training.config import TrainConfig
 from airwaystudy.training.held_out import CURVE, LOGITS, read_run, score_test_cases, threshold_curve
-
-
-@pytest.fixture(scope="module")
-def phantoms(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("phantoms")
-    for case in ("mini_0001", "mini_0002"):
-        ensure_named(case, folder / "raw")
-    return folder
 
 
 @pytest.fixture
@@ -81,7 +73,7 @@ def test_a_curve_by_hand():
 
 
 def test_a_phantoms_true_branches_are_scored_thin_apart_from_wide():
-    phantom = make_phantom(3)
+    phantom = mini(3)
     whole = phantom.airway.with_array(phantom.airway.array.astype(np.float32))
     curve = threshold_curve(whole, phantom.lung.array, phantom.airway, phantom.tree)
     assert curve[curve["logit"] <= 9][["td", "td_thin", "td_wide", "precision", "dsc"]].stack().gt(99.9).all()

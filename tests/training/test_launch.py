@@ -13,7 +13,6 @@ import pytest
 from airwaylib.errors import InputError
 from airwaylib.networks.checkpoints import load_checkpoint
 from airwaystudy import home
-from airwaystudy.data.datasets import prepare_phantoms
 from airwaystudy.training import launch
 from airwaystudy.training.config import Recipe
 
@@ -21,17 +20,10 @@ STAGES = {"dice": {"loss": "dice"}, "hard": {"alpha": 0.2, "sampling": "hard_ske
 TINY = {"run": "r", "train_cases": ["mini_0000"], "width": 1, "crop": 32, "crops_per_case": 2, "device": "cpu"}
 
 
-@pytest.fixture(scope="module")
-def phantoms(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("phantoms")
-    prepare_phantoms(folder, ["mini_0000"])
-    return str(folder)
-
-
 @pytest.fixture
 def recipe(phantoms, tmp_path, monkeypatch):
     monkeypatch.setattr(home, "HOME", tmp_path)
-    return lambda **changes: Recipe(**{**TINY, "data": phantoms, "epochs": 1, "stages": STAGES} | changes)
+    return lambda **changes: Recipe(**{**TINY, "data": str(phantoms), "epochs": 1, "stages": STAGES} | changes)
 
 
 def test_stages_are_trained_in_their_order_and_finished_ones_kept(recipe, tmp_path, capsys):
@@ -93,6 +85,7 @@ def test_two_processes_train_all_stages_and_only_the_first_writes(recipe, capsys
         assert home.read_json(run.folder / "config.json")["devices"] == 2
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_in_several_processes_is_one_line(recipe, capsys):
     with pytest.raises(InputError, match=r"^.*mini_0404\.zarr: no training store here.*prepare$"):
         launch.train(recipe(devices=2, train_cases=["mini_0404"]))

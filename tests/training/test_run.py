@@ -17,7 +17,6 @@ import torch
 from airwaylib.errors import InputError
 from airwaylib.networks.checkpoints import load_checkpoint
 from airwaystudy import home
-from airwaystudy.data.datasets import prepare_phantoms
 from airwaystudy.data.samplers import SAMPLING
 from airwaystudy.training import run as training
 from airwaystudy.training.config import TrainConfig, snapshot_path
@@ -36,13 +35,6 @@ TINY = {
     "spacing": 1.0,
     "device": "cpu",
 }
-
-
-@pytest.fixture(scope="module")
-def phantoms(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("phantoms")
-    prepare_phantoms(folder, ["mini_0000", "mini_0001"])
-    return folder
 
 
 @pytest.fixture

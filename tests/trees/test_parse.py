@@ -1,5 +1,6 @@
 """Trees with known answers: tubes at any angle, lines, rings and blobs; the official parser's numbers; real tubes."""
 
+import warnings
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -229,6 +230,20 @@ def test_a_ring_is_cut_open():
         assert len(tree.index) == 4 * 20  # thinning keeps the ring: a square of 22 voxels a side without its corners
         assert tree.length_mm == pytest.approx(80, abs=3)  # a step of the ring is left out, and corners are cut
         assert (tree.centreline["previous"] == -1).sum() == 1
+
+
+@pytest.mark.parametrize("width", [2, 3, 4])
+def test_a_warning_tells_of_branches_that_thinning_has_lost(width):
+    mask = np.zeros((60, 80, 80), bool)
+    mask[30:, 38:41, 38:41] = True
+    mask[30 - width : 30, 38 : 38 + width, 10:70] = True
+    if width % 2:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert len(parse_tree(mask).branches) == 3
+    else:
+        with pytest.warns(UserWarning, match=r"\d\d % of the mask lie far from its centreline"):
+            assert len(parse_tree(mask).branches) == 1
 
 
 def test_branches_that_meet_again_are_cut_open():
