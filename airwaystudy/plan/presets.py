@@ -312,6 +312,11 @@ def read_preset(name: str, path: Path = PATH) -> Preset:
     return home.validated(Preset, {"study": name} | presets[name], f"{path.name}, {name}")
 
 
+def find_preset(name: str, path: Path = PATH) -> Preset | None:
+    """Read preset `name`; None if study.yaml is not there or has none of that name."""
+    return read_preset(name, path) if path.is_file() and name in read_presets(path) else None
+
+
 def read_presets(path: Path) -> dict[str, dict[str, Any]]:
     """Read the presets of a study.yaml by name, as they stand there."""
     try:

@@ -14,7 +14,7 @@ from typing import Any
 from airwaylib.errors import InputError
 from airwaylib.files import atomic_path
 from airwaystudy import home
-from airwaystudy.plan.presets import PATH, read_preset, read_presets
+from airwaystudy.plan.presets import find_preset, read_preset
 from airwaystudy.training.config import Recipe
 
 KEPT = {"tables": (".csv", ".tex"), "figures": (".png", ".svg"), "gradients": (".csv",)}  # suffixes, by folder
@@ -62,7 +62,7 @@ def copy_files(files: Mapping[Path, bytes], source: Path, target: Path) -> list[
 
 def copy_runs(study: str) -> list[Path]:
     """Copy the small tables of a study's finished runs to its reference, if the study keeps to a protocol."""
-    preset = read_preset(study) if study in read_presets(PATH) else None
+    preset = find_preset(study)
     if preset is None or preset.protocol is None:
         return []
     runs = [stage.run for settings in preset.settings_by_run().values() for stage in Recipe(**settings).runs()]

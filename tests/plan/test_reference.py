@@ -92,9 +92,8 @@ def planned(study, monkeypatch):
     preset = {"phantoms": {"train": "0", "test": "8"}, "seeds": [0, 1], "protocol": 1, "variants": variants}
     path = home.HOME / "study.yaml"
     path.write_text(json.dumps({"small": preset}))
-    for module in (reference, presets):
-        monkeypatch.setattr(module, "PATH", path)
-    monkeypatch.setattr(presets.read_preset, "__defaults__", (path,))
+    for function in (presets.read_preset, presets.find_preset):
+        monkeypatch.setattr(function, "__defaults__", (path,))
     for run in ("warm_0", "arm_0_first", "arm_0", "warm_1", "arm_1_first"):
         for name in ("config.json", "summary.json", "trade_off.csv", "checkpoint.safetensors"):
             home.write_json(study / "runs" / run / name, run)
