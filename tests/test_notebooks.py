@@ -15,8 +15,12 @@ from synthetic_study import write_runs
 from airwaylib.images.volume import read_mask, read_volume
 from airwaylib.networks.checkpoints import CheckpointInfo, build_network, save_checkpoint
 from airwaystudy import home as study
+from airwaystudy.analysis.contrasts import write_tables
 from airwaystudy.claims.measures import VERDICTS
 from airwaystudy.phantoms.case import make_phantom, write_phantom
+from airwaystudy.plan import presets
+from airwaystudy.plan.runs import collect
+from airwaystudy.training.held_out import CURVE
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
@@ -264,6 +268,46 @@ def test_03_results(tmp_path):
     assert f"td +10.0 points ({low:.1f} to {high:.1f}), 3 seeds, 2 cases: more" in text
     assert set(tables["claims"]["verdict"]) <= set(VERDICTS)
     assert "held-out cases (synthetic)" in (results / "figures/effects.svg").read_text()
+
+
+DECIDING = {"dice": {"loss": "dice"}, "union": {"loss": "general_union"}}
+
+
+def test_03_and_report_say_what_a_study_decides_and_whether_it_replicates(tmp_path, monkeypatch):
+    """General Union finds 1 to 3 points more in the reference's seeds, and 2 on this machine: one of one replicates."""
+    monkeypatch.setattr(study, "HOME", tmp_path)
+    contrast = {"name": "loss", "arm": "union", "base": "dice", "factor": "loss", "primary": True}
+    preset = {"phantoms": {"train": "0", "test": "8-9"}, "seeds": [0, 1, 2], "variants": DECIDING, "protocol": 1}
+    preset |= {"primary": "td_80", "contrasts": [contrast]}
+    again = preset | {"seeds": [7], "reference": "known"}
+    study.write_json(tmp_path / "study.yaml", {"known": preset, "again": again})  # JSON is YAML
+    shutil.copy(ROOT / "claims.yaml", tmp_path)
+    gains = {0: 1.0, 1: 2.0, 2: 3.0, 7: 2.0}
+    for name, seeds in (("known", [0, 1, 2]), ("again", [7])):
+        folder = write_runs(tmp_path, DECIDING, seeds=seeds, cases=["mini_0008", "mini_0009"], name=name)
+        for variant in DECIDING:
+            for seed in seeds:
+                td = 80.0 + (variant == "union") * gains[seed]
+                table = pd.DataFrame({"case": ["mini_0008", "mini_0009"]} | {key: [td, td + 10] for key in CURVE})
+                table = table.assign(logit=0, precision=90, precision_whole=90)
+                study.write_csv(folder / f"runs/{variant}_{seed}/trade_off.csv", table)
+    write_tables(collect("known"), presets.read_preset("known", tmp_path / "study.yaml"), [0, 1, 2])
+    shutil.copytree(tmp_path / "results/known", tmp_path / "results/reference/known")
+    error, executed = papermill("03_results.ipynb", tmp_path, study="again", compared=[], curves=[])
+    assert error is None, error
+    text = executed.read_text()
+    assert "loss: +2.00 points: open (one seed or one case: no test)" in text
+    assert "replicates 1 of 1 contrasts of results/reference/known" in text
+    results = tmp_path / "results/again"
+    assert {f"figures/{stem}.svg" for stem in ("arms", "contrasts", "replication")} <= {
+        path.relative_to(results).as_posix() for path in results.glob("figures/*.svg")
+    }
+    error, executed = papermill("report.ipynb", tmp_path, study="again")
+    assert error is None, error
+    text = executed.read_text()
+    assert "This machine, another seed: **replicates 1 of 1 contrasts** of results/reference/known" in text
+    assert "At 80 % precision, tree length of true branches: loss (union − dice) +2.0 points: **open**" in text
+    assert "core-hours" in text
 
 
 @pytest.mark.slow
