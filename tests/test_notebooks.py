@@ -273,6 +273,7 @@ def test_03_results(tmp_path):
 DECIDING = {"dice": {"loss": "dice"}, "union": {"loss": "general_union"}}
 
 
+@pytest.mark.slow
 def test_03_and_report_say_what_a_study_decides_and_whether_it_replicates(tmp_path, monkeypatch):
     """General Union finds 1 to 3 points more in the reference's seeds, and 2 on this machine: one of one replicates."""
     monkeypatch.setattr(study, "HOME", tmp_path)
