@@ -284,7 +284,7 @@ def plot_missed_voxel(table: pd.DataFrame) -> Figure:
 
 
 def plot_law(table: pd.DataFrame) -> Figure:
-    """Erosion of the thinnest airways over the radius that the critical-radius law calls lost: a marker a layer and seed.
+    """Erosion of the thinnest airways over the critical radius by the law: a marker a layer and seed.
 
     table: loss, seed, layer, law (voxels), erosion_thinnest (share), lost, half_eroded. The shaded part is where the
     layers that `lost` marks are by the law.
@@ -298,5 +298,5 @@ def plot_law(table: pd.DataFrame) -> Figure:
         ax.plot(rows["law"], rows["erosion_thinnest"], label=text, **style | {"ls": "", "mfc": "none"})
     ax.set(xlabel="critical radius by the law (voxels)", ylabel="airways about 1 voxel in radius eroded (share)")
     ax.set(xlim=(-0.02 * end, end), ylim=(-0.02, 1.02))
-    ax.legend(frameon=False, fontsize="small", loc="upper left")
+    figure.legend(loc="outside lower center", frameon=False, fontsize="small")
     return figure
