@@ -284,25 +284,19 @@ def plot_missed_voxel(table: pd.DataFrame) -> Figure:
 
 
 def plot_law(table: pd.DataFrame) -> Figure:
-    """The critical-radius law against the radius at which half of the airway is eroded: a marker a layer and seed.
+    """Erosion of the thinnest airways over the critical radius by the law: a marker a layer and seed.
 
-    table: loss, seed, layer, law, measured (both voxels), bound: "at most" or "at least" where `measured` is the end of
-    the radii there are. These markers are triangles that point to where the radius is.
+    table: loss, seed, layer, law (voxels), erosion_thinnest (share), lost, half_eroded. The shaded part is where the
+    layers that `lost` marks are by the law.
     """
-    figure, ax = plt.subplots(figsize=(5, 4.6), layout="constrained")
-    known, found = table.dropna(subset="measured"), table["bound"].fillna("") == ""
-    end = 1.1 * max([2.0, *known["law"], *known["measured"]])
-    ax.plot([0, end], [0, end], color=GREY, lw=0.8, label="law = measurement")
+    figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
+    end = 1.05 * max([2.0, *table["law"]])
+    ax.fill_between([1, end], 0.5, 1, color=GREY, alpha=0.2, lw=0, label="where the law has them")
     for loss, style in series_styles(table["loss"]).items():
-        of = table["loss"] == loss
-        text = f"{plain(loss)} ({(of & found).sum()} of {of.sum()} layers and seeds)"
-        for bound, marker in (("", style["marker"]), ("at most", "v"), ("at least", "^")):
-            rows = table[of & (table["bound"].fillna("") == bound)]
-            look = style | {"ls": "", "mfc": "none", "marker": marker, "clip_on": False}
-            ax.plot(rows["law"], rows["measured"], label=None if bound else text, **look)
-    for marker, words in (("v", "at most: thin airways are kept"), ("^", "at least: all are eroded")):
-        ax.plot([], [], color=GREY, ls="", marker=marker, mfc="none", label=words)
-    ax.set(xlabel="critical radius by the law (voxels)", ylabel="radius half eroded, measured (voxels)")
-    ax.set(xlim=(0, end), ylim=(0, end), aspect="equal")
-    add_legend(figure, 5)
+        rows = table[table["loss"] == loss]
+        text = f"{plain(loss)} ({rows.loc[rows['lost'], 'half_eroded'].sum()} of {rows['lost'].sum()} as the law says)"
+        ax.plot(rows["law"], rows["erosion_thinnest"], label=text, **style | {"ls": "", "mfc": "none"})
+    ax.set(xlabel="critical radius by the law (voxels)", ylabel="airways about 1 voxel in radius eroded (share)")
+    ax.set(xlim=(-0.02 * end, end), ylim=(-0.02, 1.02))
+    figure.legend(loc="outside lower center", frameon=False, fontsize="small")
     return figure

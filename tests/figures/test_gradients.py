@@ -284,26 +284,25 @@ def test_origin_without_an_encoder_group_says_so():
     assert "no run with an encoder group" in [text.get_text() for text in ax.texts]
 
 
-def test_law_has_a_marker_for_every_layer_also_beyond_the_radii_measured():
+def test_law_has_a_marker_for_every_layer_and_counts_those_where_it_is_right():
     table = pd.DataFrame(
         {
             "loss": ["dice"] * 4,
             "seed": 0,
             "layer": ["ec1", "ec2", "ec3", "dc5"],
-            "law": [2.0, 1.5, 1.0, 0.5],
-            "measured": [2.5, 1.0, 7.0, 1.0],
-            "bound": ["", "at most", "at least", np.nan],  # as a table is read again
+            "law": [2.0, 1.5, 4.0, 0.5],
+            "erosion_thinnest": [0.7, 0.1, 0.3, 0.9],
+            "lost": [True, True, True, False],
+            "half_eroded": [True, False, False, True],
         }
     )
-    figure = plot_law(table)
-    (ax,) = figure.axes
-    marks = line(ax, "dice (2 of 4 layers and seeds)")
-    assert marks.get_xydata().tolist() == [[2.0, 2.5], [0.5, 1.0]]
-    triangles = {curve.get_marker(): curve.get_xydata().tolist() for curve in ax.lines if len(curve.get_xdata()) == 1}
-    assert triangles == {"v": [[1.5, 1.0]], "^": [[1.0, 7.0]]}
-    assert ax.get_xlim() == ax.get_ylim() == (0, pytest.approx(7.7))
-    assert "voxels" in ax.get_xlabel() and "voxels" in ax.get_ylabel()
-    assert any("at most" in text for text in legend_texts(figure))
+    (ax,) = plot_law(table).axes
+    marks = line(ax, "dice (1 of 3 as the law says)")
+    assert marks.get_xydata().tolist() == [[2.0, 0.7], [1.5, 0.1], [4.0, 0.3], [0.5, 0.9]]
+    (shaded,) = ax.collections
+    corners = shaded.get_paths()[0].vertices
+    assert (corners.min(0).tolist(), corners.max(0).tolist()) == ([1, 0.5], [pytest.approx(4.2), 1])
+    assert "voxels" in ax.get_xlabel() and "share" in ax.get_ylabel()
 
 
 def test_swaps_have_a_panel_a_comparison_and_a_band_over_the_seeds():
