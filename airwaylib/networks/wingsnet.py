@@ -78,6 +78,8 @@ class Block(nn.Module):
 class WingsNet(nn.Module):
     """WingsNet: blocks `ec1` to `ec12` and `dc1` to `dc6`, a tap on each supervised block, a head for each group.
 
+    Raises `InputError`: unknown supervision, or a width below 1.
+
     Parameters
     ----------
     width : int
@@ -90,11 +92,6 @@ class WingsNet(nn.Module):
         - "final": one head, at the last block.
 
         All four have the same trunk, with the same first weights under one seed (Kaiming normal: our choice).
-
-    Raises
-    ------
-    InputError
-        Unknown supervision, or a width below 1.
 
     Examples
     --------
@@ -124,6 +121,8 @@ class WingsNet(nn.Module):
     def forward(self, image: Tensor, generator: torch.Generator | None = None) -> GroupLogits:
         """Compute the logits of each group at the image's size.
 
+        Raises `InputError`: the image has another shape, is too small, or is not of a floating-point type.
+
         Parameters
         ----------
         image : Tensor
@@ -133,11 +132,6 @@ class WingsNet(nn.Module):
         generator : torch.Generator, optional
             Draws the channels to drop, in training mode only. The default is PyTorch's global generator on the CPU, so
             that a seed drops the same channels whatever the image's device.
-
-        Raises
-        ------
-        InputError
-            The image has another shape, is too small, or is not of a floating-point type.
         """
         outputs = self.trunk(padded(image))
         kept = self.draw_channels(len(image), generator) if self.training else {}
@@ -184,10 +178,7 @@ class WingsNet(nn.Module):
         The image is (1, 1, D, H, W), as for `forward`. The logits are (1, 1, D, H, W) and (samples, 1, D, H, W): those
         of `forward` in evaluation mode, and in training mode on a batch of that many copies. The trunk runs once.
 
-        Raises
-        ------
-        InputError
-            As `forward`; or several images, or a supervision whose decoder has no channel dropout.
+        Raises `InputError`: as `forward`; or several images, or a supervision whose decoder has no channel dropout.
         """
         self.check_sampling(image)
         outputs = self.trunk(padded(image))
@@ -247,10 +238,8 @@ def channel_dropout(batch: int, channels: int, generator: torch.Generator | None
 def padded(image: Tensor, coarsest: int = COARSEST, least: int = MINIMUM_SIZE) -> Tensor:
     """Repeat the last voxels of (B, 1, D, H, W) up to a multiple of `coarsest` on each axis, at least twice it.
 
-    Raises
-    ------
-    InputError
-        The image has another shape, is smaller than `least` voxels, or is not of a floating-point type.
+    Raises `InputError`: the image has another shape, is smaller than `least` voxels, or is not of a floating-point
+    type.
     """
     shape = tuple(image.shape)
     if image.ndim != 5 or shape[1] != 1 or not image.is_floating_point():
