@@ -18,10 +18,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     name, because writers choose their format by its suffix, in a hidden folder beside `path` that no other process
     shares: of several that write the same `path` at once, the last wins, whole.
 
-    Raises
-    ------
-    InputError
-        The folder cannot be made or written, or the disk is full.
+    Raises `InputError`: the folder cannot be made or written, or the disk is full.
 
     Examples
     --------

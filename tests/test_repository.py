@@ -18,6 +18,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from airwaystudy.plan.presets import read_preset
+
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
@@ -80,6 +82,8 @@ def test_lock_pins_what_the_project_asks_for():
     requirements = declared(*PROJECT["optional-dependencies"])
     assert len(requirements) > 20
     assert [fault(requirement) for requirement in requirements if fault(requirement)] == []
+    without_bound = [str(one) for one in requirements if not any(part.operator == ">=" for part in one.specifier)]
+    assert without_bound == []
 
 
 def comes_with_torch(owner, requirement):
@@ -246,6 +250,17 @@ def test_each_parameter_is_one_literal_with_a_comment(notebook):
         comment = "".join(token.string for token in tokens if token.type == tokenize.COMMENT)
         assert len(comment) > 5, f"{line}: a comment must say what it means and its unit"
         assert line.count("=") == 1, f"{line}: papermill loses a parameter with a second ="
+
+
+def test_the_small_runs_agree_where_they_should():
+    """02's defaults are a run of study.yaml's quick, on larger crops and for longer; recipes/small.yaml is as wide."""
+    cell = ast.parse(code_cells(nbformat.read(ROOT / "notebooks/02_train.ipynb", as_version=4))[0].source)
+    defaults = {line.targets[0].id: ast.literal_eval(line.value) for line in cell.body}
+    quick = next(iter(read_preset("quick").settings_by_run().values()))
+    shared = ("train_cases", "test_cases", "label_threshold", "spacing", "width", "window", "learning_rate")
+    assert {name: defaults[name] for name in shared} == {name: quick[name] for name in shared}
+    assert all(defaults[name] > quick[name] for name in ("crop", "crops_per_case", "epochs"))
+    assert yaml.safe_load((ROOT / "recipes/small.yaml").read_text())["width"] == defaults["width"]
 
 
 def test_parameters_are_checked_before_heavy_imports(notebook):

@@ -35,11 +35,8 @@ def check_seg_suffix(path: Path) -> None:
 def read_sources(folder: str | Path, series: str | None = None) -> list[Dataset]:
     """Headers of the slices that `volume.read_volume` reads, in its order, once they are seen to suit a Segmentation.
 
-    Raises
-    ------
-    InputError
-        `folder` is not a folder, or `read_volume` would refuse it; or the headers lack what a Segmentation takes from
-        them, such as the frame of reference.
+    Raises `InputError`: `folder` is not a folder, or `read_volume` would refuse it; or the headers lack what a
+    Segmentation takes from them, such as the frame of reference.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -57,6 +54,9 @@ def read_sources(folder: str | Path, series: str | None = None) -> list[Dataset]
 def write_dicom_seg(mask: Volume, sources: list[Dataset], path: str | Path, weights: str) -> None:
     """Write an airway mask as a binary DICOM Segmentation of one segment.
 
+    Raises `InputError`: another suffix, an empty mask or one of another shape than the slices, or a place that cannot
+    be written.
+
     Parameters
     ----------
     mask : Volume
@@ -67,11 +67,6 @@ def write_dicom_seg(mask: Volume, sources: list[Dataset], path: str | Path, weig
         A .dcm. Slices without airway have no frame in it.
     weights : str
         Name of the weights that made the mask, kept as that of the algorithm.
-
-    Raises
-    ------
-    InputError
-        Another suffix, an empty mask or one of another shape than the slices, or a place that cannot be written.
     """
     path = Path(path)
     check_seg_suffix(path)

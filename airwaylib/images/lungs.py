@@ -23,6 +23,8 @@ LEAST_PIECE = 0.05  # of the largest piece of tissue; lesser ones are no part of
 def lung_mask(ct: Volume) -> np.ndarray:
     """Air inside the body: the lungs and the airways connected with them, up to the trachea.
 
+    Raises `InputError`: no lung of at least `LEAST_LUNG` ml.
+
     Parameters
     ----------
     ct : Volume
@@ -32,11 +34,6 @@ def lung_mask(ct: Volume) -> np.ndarray:
     -------
     numpy.ndarray
         bool `(z, y, x)`, on the CT's grid. Vessels are holes in it, and so are airways too thin for the coarse grid.
-
-    Raises
-    ------
-    InputError
-        No lung of at least `LEAST_LUNG` ml.
 
     Examples
     --------

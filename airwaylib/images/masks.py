@@ -11,10 +11,7 @@ Box = tuple[slice, slice, slice]
 def bounding_box(mask: np.ndarray, margin: int = 0) -> Box:
     """Bounding box (z, y, x) of a mask's True voxels and `margin` voxels around it, cut at the border.
 
-    Raises
-    ------
-    InputError
-        The mask is empty.
+    Raises `InputError`: the mask is empty.
     """
     planes = np.flatnonzero(mask.any((1, 2)))
     if not len(planes):

@@ -24,6 +24,8 @@ SPACE = b"SPACE=LPS"  # in the files' headers, where 3D Slicer looks for it
 def surface(mask: Volume) -> tuple[np.ndarray, np.ndarray]:
     """Closed surface of a mask, by marching cubes.
 
+    Raises `InputError`: the mask is empty.
+
     Parameters
     ----------
     mask : Volume
@@ -37,11 +39,6 @@ def surface(mask: Volume) -> tuple[np.ndarray, np.ndarray]:
     triangles : numpy.ndarray
         int64 `(M, 3)`: rows of `points`, anticlockwise seen from outside. Each edge has a triangle on either side, also
         where the mask touches the border of the image.
-
-    Raises
-    ------
-    InputError
-        The mask is empty.
 
     Examples
     --------
@@ -74,10 +71,7 @@ def enclosed_volume(points: np.ndarray, triangles: np.ndarray) -> float:
 def write_mesh(mask: Volume, path: str | Path) -> None:
     """Write the surface of a mask as what the suffix of `path` says: .stl or .ply, binary; x, y, z in mm, LPS.
 
-    Raises
-    ------
-    InputError
-        Another suffix, an empty mask, or a place that cannot be written.
+    Raises `InputError`: another suffix, an empty mask, or a place that cannot be written.
     """
     path = Path(path)
     check_mesh_suffix(path)

@@ -23,6 +23,9 @@ VOXEL_TYPES = ("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "u
 class Volume:
     """A 3-D image in the patient's space.
 
+    Raises `InputError`: `array` is not 3-D or is empty, `spacing` not positive, or `direction` not orthonormal (to
+    0.001).
+
     Parameters
     ----------
     array : numpy.ndarray
@@ -33,11 +36,6 @@ class Volume:
         Centre of voxel (0, 0, 0): x, y, z, mm, in DICOM's LPS axes (towards the patient's left, back and head).
     direction : tuple of 9 floats
         Unit vectors of the array's x, y and z axes, the columns of a 3x3 matrix written row by row.
-
-    Raises
-    ------
-    InputError
-        `array` is not 3-D or is empty, `spacing` not positive, or `direction` not orthonormal (to 0.001).
 
     Examples
     --------
@@ -127,6 +125,10 @@ class Volume:
 def read_volume(path: str | os.PathLike, series: str | None = None) -> Volume:
     """Read a 3-D image: `.nii`, `.nii.gz`, `.nrrd`, `.mha`, `.mhd`, or a folder with DICOM slices in it or below it.
 
+    Raises `InputError`: no such path, or another suffix; a file that is damaged, truncated, not 3-D, of several
+    components, or whose spacing is not above 0; a folder without a series or with several; a series that lacks, repeats
+    or mixes slices; NIfTI voxels that are NaN or infinite, because SimpleITK would read them as 0.
+
     Parameters
     ----------
     path : path
@@ -140,13 +142,6 @@ def read_volume(path: str | os.PathLike, series: str | None = None) -> Volume:
     Volume
         Of the file's data type. DICOM's rescale slope and intercept are applied (HU for CT), as int16 where nothing is
         lost by it, else float32.
-
-    Raises
-    ------
-    InputError
-        No such path, or another suffix; a file that is damaged, truncated, not 3-D, of several components, or whose
-        spacing is not above 0; a folder without a series or with several; a series that lacks, repeats or mixes slices;
-        NIfTI voxels that are NaN or infinite, because SimpleITK would read them as 0.
     """
     from airwaylib.images.files import read_image
 

@@ -116,11 +116,8 @@ class Outputs:
     def write(self, found: Found) -> None:
         """Write all files.
 
-        Raises
-        ------
-        InputError
-            The mask is empty and other files need an airway (the mask is written nevertheless), or a file cannot be
-            written.
+        Raises `InputError`: the mask is empty and other files need an airway (the mask is written nevertheless), or a
+        file cannot be written.
         """
         lost = [getattr(self, name) for name in NEED_AIRWAY] if not found.mask.array.any() else []
         for path, _, write in self.listed():
@@ -148,6 +145,8 @@ def segment_file(
 ) -> "Volume":
     """Segment the CT at `ct` and write the outputs.
 
+    Raises `InputError`: something cannot be read, segmented or written.
+
     Parameters
     ----------
     ct, series :
@@ -165,11 +164,6 @@ def segment_file(
     -------
     Volume
         The mask.
-
-    Raises
-    ------
-    InputError
-        Something cannot be read, segmented or written.
     """
     outputs.check(ct)
     if outputs.uncertainty and samples < 2:

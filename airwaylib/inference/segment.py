@@ -44,6 +44,8 @@ def segment(
 ) -> Volume:
     """Segment the airway tree of a chest CT: `probability_map`, then `airway_mask`.
 
+    Raises `InputError`: too small a CT, no lung in it, a threshold or overlap out of range, a device that is not there.
+
     Parameters
     ----------
     ct, network, info, device, overlap, progress :
@@ -55,11 +57,6 @@ def segment(
     -------
     Volume
         bool, on the CT's own grid, as from `airway_mask`.
-
-    Raises
-    ------
-    InputError
-        Too small a CT, no lung in it, a threshold or overlap out of range, a device that is not there.
     """
     threshold = checked_threshold(threshold, info)
     lung = checked_lung(ct, device)
@@ -76,6 +73,8 @@ def probability_map(
     lung: np.ndarray | None = None,
 ) -> Volume:
     """Compute the airway probability of every voxel of a chest CT.
+
+    Raises `InputError`: too small a CT, no lung in it, an overlap out of range, a device that is not there.
 
     Parameters
     ----------
@@ -96,11 +95,6 @@ def probability_map(
     -------
     Volume
         float32 in [0, 1] on the CT's own grid; 0 outside the windows around the lungs.
-
-    Raises
-    ------
-    InputError
-        Too small a CT, no lung in it, an overlap out of range, a device that is not there.
     """
     lung = checked_lung(ct, device) if lung is None else lung
     return lung_maps(ct, lung, network, decoder_probability(network), info, device, overlap, progress)[0]
@@ -235,6 +229,8 @@ def predict_probability(
 ) -> np.ndarray:
     """Average the airway probability of every voxel over the windows that hold it.
 
+    Raises `InputError`: `lung` is of another shape, the window too small, or the overlap out of range.
+
     Parameters
     ----------
     network : nn.Module
@@ -259,11 +255,6 @@ def predict_probability(
     -------
     numpy.ndarray
         float32 `(z, y, x)` in [0, 1].
-
-    Raises
-    ------
-    InputError
-        `lung` is of another shape, the window too small, or the overlap out of range.
     """
     return window_means(network, decoder_probability(network), image, lung, window, overlap, device, progress)[0]
 

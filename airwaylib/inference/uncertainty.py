@@ -39,6 +39,9 @@ def segment_with_uncertainty(
 ) -> tuple[Volume, Volume]:
     """Segment a chest CT, and measure where the network's draws of channels disagree.
 
+    Raises `InputError`: as `segment`; or a network without channel dropout at its decoder's head, or fewer than two
+    samples.
+
     Parameters
     ----------
     ct, network, info, threshold, device, overlap, progress :
@@ -55,11 +58,6 @@ def segment_with_uncertainty(
     uncertainty : Volume
         float32, on the CT's grid: standard deviation of the airway probability over the draws (n - 1 below the sum), in
         [0, 0.71]. Where windows overlap, their mean; 0 outside them.
-
-    Raises
-    ------
-    InputError
-        As `segment`; or a network without channel dropout at its decoder's head, or fewer than two samples.
     """
     check_dropout(network, samples)
     threshold = checked_threshold(threshold, info)

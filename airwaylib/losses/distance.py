@@ -23,6 +23,8 @@ def relative_distance(
 ) -> np.ndarray | Tensor:
     """Compute d / dmax of each airway voxel: its distance to the label's centreline over the largest one of the case.
 
+    Raises `InputError`: another shape, values other than 0 and 1, an unknown unit, a spacing that is not above 0.
+
     Parameters
     ----------
     label : array or Tensor
@@ -38,11 +40,6 @@ def relative_distance(
     array or Tensor, as `label`
         Same shape, float32, in [0, 1]: 0 on the centreline, 1 farthest from it. Kept up to two voxels outside the
         airway, so that it can be interpolated; 0 beyond, and all over a case without airway.
-
-    Raises
-    ------
-    InputError
-        Another shape, values other than 0 and 1, an unknown unit, a spacing that is not above 0.
 
     Examples
     --------

@@ -23,6 +23,8 @@ def general_union_weight(relative_distance: Tensor, target: Tensor, alpha: float
 
     w = 1 on background; on foreground w = 1 - m (d / dmax)^0.5 with m = (1 - 2 alpha) / (1 - alpha).
 
+    Raises `InputError`: shapes differ, alpha is out of range, or a foreground distance is not in [0, 1].
+
     Parameters
     ----------
     relative_distance : Tensor
@@ -37,11 +39,6 @@ def general_union_weight(relative_distance: Tensor, target: Tensor, alpha: float
     -------
     Tensor
         Same shape, float32 (float64 if `relative_distance` is).
-
-    Raises
-    ------
-    InputError
-        Shapes differ, alpha is out of range, or a foreground distance is not in [0, 1].
 
     Examples
     --------
@@ -105,6 +102,9 @@ def general_union_loss(
 class GeneralUnionLoss(nn.Module):
     """General Union loss for MONAI's and nnU-Net's training loops: `loss(input, target)`, or with a weight map.
 
+    Raises `InputError`: both sigmoid and softmax; softmax of other than two channels; a parameter out of range; shapes
+    that differ.
+
     Parameters
     ----------
     sigmoid : bool
@@ -113,11 +113,6 @@ class GeneralUnionLoss(nn.Module):
         `input` holds logits of two channels, background and airway.
     alpha, root, smooth, epsilon : float
         As of `general_union_loss`.
-
-    Raises
-    ------
-    InputError
-        Both sigmoid and softmax; softmax of other than two channels; a parameter out of range; shapes that differ.
 
     Examples
     --------

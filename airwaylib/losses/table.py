@@ -31,11 +31,8 @@ def loss_by_name(name: str, **parameters: float) -> Callable[..., Tensor]:
 
     `name` is one of `LOSSES`, or `module:function` of a Python module in the current folder or on Python's path.
 
-    Raises
-    ------
-    InputError
-        The name or a parameter is unknown, a value is out of range, or an own loss breaks the contract: told here, not
-        at the first step.
+    Raises `InputError`: the name or a parameter is unknown, a value is out of range, or an own loss breaks the
+    contract: told here, not at the first step.
 
     Examples
     --------

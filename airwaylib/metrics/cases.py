@@ -84,10 +84,7 @@ class Evaluation:
     def as_latex(self) -> str:
         """Write EXACT'09's table (LaTeX package booktabs): a row a case, then mean, standard deviation and quartiles.
 
-        Raises
-        ------
-        InputError
-            The convention is another.
+        Raises `InputError`: the convention is another.
         """
         if self.convention != "exact09":
             raise InputError(f"convention {self.convention!r} has no LaTeX table: it is EXACT'09's, choose exact09")
@@ -124,10 +121,7 @@ def case_name(path: Path) -> str:
 def find_cases(folder: Path) -> dict[str, Path]:
     """Find a folder's mask files by case: FOLDER/CASE.nii.gz (or another image), and FOLDER/CASE/airway.nii.gz.
 
-    Raises
-    ------
-    InputError
-        There is none, or two of one case.
+    Raises `InputError`: there is none, or two of one case.
     """
     found = [path for path in sorted(folder.iterdir()) if path.is_file()] + sorted(folder.glob("*/airway.*"))
     found = [path for path in found if path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")]
@@ -145,10 +139,7 @@ def find_cases(folder: Path) -> dict[str, Path]:
 def match_cases(prediction: Path, reference: Path, subset: bool = False) -> dict[str, tuple[Path, Path]]:
     """Pair two files, or the files of two folders by case; with `subset`, the references may hold more cases.
 
-    Raises
-    ------
-    InputError
-        One does not exist, only one is a folder, or cases that only one of them holds (named).
+    Raises `InputError`: one does not exist, only one is a folder, or cases that only one of them holds (named).
     """
     for path in (prediction, reference):
         if not path.exists():
@@ -186,10 +177,8 @@ def score_case(
     truth: a phantom's own tree, on a grid whose origin is 0. branches: given labels of the reference's branches, 0
     outside, for the scores; the tables take the parsed branches.
 
-    Raises
-    ------
-    InputError
-        They are not on one grid, the reference is empty, or the given branches do not fit (`Reference.with_branches`).
+    Raises `InputError`: they are not on one grid, the reference is empty, or the given branches do not fit
+    (`Reference.with_branches`).
     """
     for name, volume in (("prediction", prediction), ("branches", branches)):
         if volume is not None and not volume.same_grid(reference):
@@ -229,10 +218,7 @@ def score_cases(
 
     progress: wraps the iteration over the cases, such as `tqdm`.
 
-    Raises
-    ------
-    InputError
-        No case can be scored.
+    Raises `InputError`: no case can be scored.
     """
     evaluation, rows = Evaluation(convention), []
     for case in progress(list(cases)):
@@ -264,10 +250,7 @@ def evaluate_files(
     branches: labels of the references' branches, a file or a folder as these are (convention atm26); by default the
     references are parsed. subset: references may hold more cases than predictions.
 
-    Raises
-    ------
-    InputError
-        Cases that do not match, an unknown convention, or no case that can be scored.
+    Raises `InputError`: cases that do not match, an unknown convention, or no case that can be scored.
     """
     if not convention_by_name(convention).given_branches and branches:
         raise InputError(f"convention {convention!r} parses the branches itself; given ones need convention atm26")

@@ -82,10 +82,7 @@ class Reference:
     def with_branches(self, labels: np.ndarray) -> "Reference":
         """The same points with given branch labels (D, H, W; 0 outside): lengths in proportion, no generations.
 
-        Raises
-        ------
-        InputError
-            Labels that are no whole numbers from 0 on, or none of them on a point.
+        Raises `InputError`: labels that are no whole numbers from 0 on, or none of them on a point.
         """
         given = labels[tuple(self.index.T)]
         branch = given.astype(int)
@@ -118,10 +115,7 @@ _parses: OrderedDict[tuple, Reference] = OrderedDict()
 def parse_reference(mask: np.ndarray, spacing: Spacing = (1.0, 1.0, 1.0), convention: str = "paper") -> Reference:
     """Parse a reference mask (z, y, x; boolean; spacing x, y, z in mm); the last 16 parses are kept, by content.
 
-    Raises
-    ------
-    InputError
-        The mask is empty, or the convention unknown, or the spacing not above 0.
+    Raises `InputError`: the mask is empty, or the convention unknown, or the spacing not above 0.
     """
     rules = convention_by_name(convention)
     try:

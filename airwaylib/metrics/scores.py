@@ -32,6 +32,9 @@ def evaluate(
 ) -> dict[str, float]:
     """Score an airway mask against a reference mask.
 
+    Raises `InputError`: masks that are not 3-D or hold other values, different shapes, an empty reference, an unknown
+    convention.
+
     Parameters
     ----------
     prediction, reference : array (z, y, x)
@@ -51,11 +54,6 @@ def evaluate(
         `branches_detected`, `length_mm` (of the tree) and `length_detected_mm`. Under "exact09" also the columns that
         `exact09.COLUMNS` lists. An empty prediction scores 0 (`amr` 100, `betti0_error` 1). `betti0_error` is 0 where
         the convention takes the largest component.
-
-    Raises
-    ------
-    InputError
-        Masks that are not 3-D or hold other values, different shapes, an empty reference, an unknown convention.
 
     Examples
     --------

@@ -28,10 +28,7 @@ NETWORKS = {"wingsnet": FastWingsNet, **RIVALS}
 def build_network(name: str, **parameters: Any) -> nn.Module:
     """Build the network `name` with its `parameters`; it maps an image (B, 1, D, H, W) to `wingsnet.GroupLogits`.
 
-    Raises
-    ------
-    InputError
-        Unknown network or parameter; the message lists the valid ones.
+    Raises `InputError`: unknown network or parameter; the message lists the valid ones.
 
     Examples
     --------
@@ -75,10 +72,8 @@ def load_checkpoint(path: str | Path = DEFAULT_WEIGHTS) -> tuple[nn.Module, Chec
 
     path: a .safetensors file; by default the weights that come with the package, trained on synthetic CT.
 
-    Raises
-    ------
-    InputError
-        No such file, not a safetensors file, not one of ours, or weights that do not fit the network it names.
+    Raises `InputError`: no such file, not a safetensors file, not one of ours, or weights that do not fit the network
+    it names.
     """
     path = _existing(path)
     try:
@@ -108,10 +103,7 @@ def load_checkpoint(path: str | Path = DEFAULT_WEIGHTS) -> tuple[nn.Module, Chec
 def start_from(network: nn.Module, path: str | Path) -> None:
     """Load the weights of a checkpoint into `network`, which must have the same architecture.
 
-    Raises
-    ------
-    InputError
-        As `load_checkpoint`; or the checkpoint belongs to another network.
+    Raises `InputError`: as `load_checkpoint`; or the checkpoint belongs to another network.
     """
     former, info = load_checkpoint(path)
     try:
@@ -128,10 +120,8 @@ def load_author_checkpoint(path: str | Path, width: int = 8) -> WingsNet:
     Their file is {"state_dict": {name: tensor}}. A file with other Python objects is refused: reading it could run its
     code.
 
-    Raises
-    ------
-    InputError
-        No such file, another kind of file, or weights that are missing, unexpected or of the wrong shape.
+    Raises `InputError`: no such file, another kind of file, or weights that are missing, unexpected or of the wrong
+    shape.
     """
     path = _existing(path)
     try:

@@ -47,16 +47,13 @@ class Rival(nn.Module):
     def forward(self, image: Tensor) -> GroupLogits:
         """Compute logits at the image's size, float32 at least, without an encoder group.
 
+        Raises `InputError`: the image has another shape or is not of a floating-point type.
+
         Parameters
         ----------
         image : Tensor
             (B, 1, D, H, W) floats. The last voxels are repeated up to a multiple of the coarsest level's voxels, two of
             them at least (instance normalisation would turn a single one into zero), and the logits cropped.
-
-        Raises
-        ------
-        InputError
-            The image has another shape or is not of a floating-point type.
         """
         maps = prepared(image, self.coarsest, least=1)
         outputs = self.network(maps)

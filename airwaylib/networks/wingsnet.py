@@ -79,6 +79,8 @@ class Block(nn.Module):
 class WingsNet(nn.Module):
     """WingsNet: blocks `ec1` to `ec12` and `dc1` to `dc6`, a tap on each supervised block, a head for each group.
 
+    Raises `InputError`: unknown supervision, a width below 1, or a dropout out of range.
+
     Parameters
     ----------
     width : int
@@ -94,11 +96,6 @@ class WingsNet(nn.Module):
     dropout : float
         Probability, in [0, 1), that a channel is dropped in training before the convolution that makes a group's
         logits: a tap channel, or in a group of one block, which the paper does not have, a channel of the block.
-
-    Raises
-    ------
-    InputError
-        Unknown supervision, a width below 1, or a dropout out of range.
 
     Examples
     --------
@@ -131,6 +128,8 @@ class WingsNet(nn.Module):
     def forward(self, image: Tensor, generator: torch.Generator | None = None) -> GroupLogits:
         """Compute the logits of each group at the image's size.
 
+        Raises `InputError`: the image has another shape, is too small, or is not of a floating-point type.
+
         Parameters
         ----------
         image : Tensor
@@ -140,11 +139,6 @@ class WingsNet(nn.Module):
         generator : torch.Generator, optional
             Draws the channels to drop, in training mode only. The default is PyTorch's global generator on the CPU, so
             that a seed drops the same channels whatever the image's device.
-
-        Raises
-        ------
-        InputError
-            The image has another shape, is too small, or is not of a floating-point type.
         """
         outputs = self.trunk(padded(image))
         kept = self.draw_channels(len(image), generator) if self.training else {}
@@ -202,10 +196,7 @@ class WingsNet(nn.Module):
         The image is (1, 1, D, H, W), as for `forward`. The logits are (1, 1, D, H, W) and (samples, 1, D, H, W): those
         of `forward` in evaluation mode, and in training mode on a batch of that many copies. The trunk runs once.
 
-        Raises
-        ------
-        InputError
-            As `forward`; or several images, or a decoder group of one block.
+        Raises `InputError`: as `forward`; or several images, or a decoder group of one block.
         """
         self.check_sampling(image)
         outputs = self.trunk(padded(image))
@@ -267,10 +258,8 @@ def channel_dropout(
 def padded(image: Tensor, coarsest: int = COARSEST, least: int = MINIMUM_SIZE) -> Tensor:
     """Repeat the last voxels of (B, 1, D, H, W) up to a multiple of `coarsest` on each axis, at least twice it.
 
-    Raises
-    ------
-    InputError
-        The image has another shape, is smaller than `least` voxels, or is not of a floating-point type.
+    Raises `InputError`: the image has another shape, is smaller than `least` voxels, or is not of a floating-point
+    type.
     """
     shape = tuple(image.shape)
     if image.ndim != 5 or shape[1] != 1 or not image.is_floating_point():

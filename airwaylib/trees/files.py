@@ -21,10 +21,7 @@ def write_tree(tree: AirwayTree, path: str | Path) -> None:
     - SWC: a node a skeleton voxel: id, type (generation + 5: 0 to 4 have other meanings), x, y, z, radius, parent.
     - VTP: a polyline a branch, with the table's columns as cell data and radius_mm and branch as point data.
 
-    Raises
-    ------
-    InputError
-        Another suffix, or a place that cannot be written.
+    Raises `InputError`: another suffix, or a place that cannot be written.
     """
     path = Path(path)
     check_tree_suffix(path)

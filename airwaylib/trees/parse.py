@@ -110,6 +110,8 @@ def parse_tree(
 ) -> AirwayTree:
     """Parse an airway mask into its tree: rooted and without cycles, whatever the mask.
 
+    Raises `InputError`: the mask is empty or not 3-D, or the spacing is not positive.
+
     Parameters
     ----------
     mask : array
@@ -119,11 +121,6 @@ def parse_tree(
     merge : bool
         Unless false: parents of one generation that share a child become one, and an only child joins its parent, until
         nothing changes. Without merging, a segment with several parents keeps the one it touches most.
-
-    Raises
-    ------
-    InputError
-        The mask is empty or not 3-D, or the spacing is not positive.
 
     Examples
     --------

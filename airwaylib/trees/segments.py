@@ -33,10 +33,7 @@ class Cut(NamedTuple):
 def cut_out(mask: np.ndarray, margin: int = 0) -> Cut:
     """Cut a mask (z, y, x) to the box of its True voxels, with `margin` empty voxels added on all sides.
 
-    Raises
-    ------
-    InputError
-        The mask is empty.
+    Raises `InputError`: the mask is empty.
     """
     box = bounding_box(mask)
     return Cut(np.pad(mask[box], margin), np.array([side.start for side in box]) - margin)

@@ -40,10 +40,7 @@ class Case(NamedTuple):
 def read_table(data: str | Path) -> pd.DataFrame | None:
     """DATA/cases.csv: case, split, ct, airway (absolute paths) and mended, all strings; None where there is none.
 
-    Raises
-    ------
-    InputError
-        It cannot be read, lacks a column, or names a case twice or a split that is none.
+    Raises `InputError`: it cannot be read, lacks a column, or names a case twice or a split that is none.
     """
     path = Path(data) / "cases.csv"
     if not path.exists():
@@ -90,10 +87,7 @@ def split_names(data: str | Path) -> dict[str, list[str]] | None:
 def find_case(data: str | Path, name: str) -> Case:
     """Find the CT and the label of a case by DATA/cases.csv, else as DATA/raw/CASE/ct.* and airway.*.
 
-    Raises
-    ------
-    InputError
-        No such case in either place, or a faulty table.
+    Raises `InputError`: no such case in either place, or a faulty table.
     """
     table = read_table(data)
     if table is not None and (table["case"] == name).any():
@@ -126,10 +120,7 @@ def one_file(case: Path, stem: str) -> Path:
 def read_case(case: Case) -> tuple[Volume, Volume, list[str]]:
     """CT (HU, axial slices first), label (boolean, on its grid), and what had to be mended in them, in words.
 
-    Raises
-    ------
-    InputError
-        A file that cannot be read, is no CT in HU or no binary mask, or a label on another grid.
+    Raises `InputError`: a file that cannot be read, is no CT in HU or no binary mask, or a label on another grid.
     """
     stored = read_ct(case.ct)
     label = read_mask(case.airway)
@@ -145,10 +136,7 @@ def upright(ct: Volume, path: str | Path = "CT") -> tuple[Volume, list[str]]:
     512 x 512 (256, 768, ...) along y and z only, with more tissue in the end planes along x, which cut through neck and
     abdomen, than along z, where they lie beside the body.
 
-    Raises
-    ------
-    InputError
-        z was stored as x, and the spacing fits neither order of the axes.
+    Raises `InputError`: z was stored as x, and the spacing fits neither order of the axes.
     """
     z, y, x = ct.array.shape
     axes = np.reshape(ct.direction, (3, 3))
@@ -184,10 +172,7 @@ def on_grid(label: Volume, ct: Volume, path: str | Path = "label") -> tuple[Volu
     CT's or those of a header that was never filled in. One of the reversed shape, z stored as x, is transposed. Both
     only if it then lies in the CT's air.
 
-    Raises
-    ------
-    InputError
-        Another grid, or a label that would not lie in air.
+    Raises `InputError`: another grid, or a label that would not lie in air.
     """
     if label.same_grid(ct):
         return label, []

@@ -55,6 +55,9 @@ def prepare_dataset(
 ) -> Report:
     """Prepare the cases of a data set: DATA/prepared/CASE.zarr each and, last, DATA/cases.csv of the good ones.
 
+    Raises `InputError`: nothing of that layout there, a split that does not fit, no good case at all, or a process that
+    was killed.
+
     Parameters
     ----------
     layout, root: how the set lies on disk (`layouts.LAYOUTS`), and where.
@@ -63,11 +66,6 @@ def prepare_dataset(
     split: names of the cases for `train`, `validation` and `test`; None: `default_split`. Other cases are left out.
     distance_unit: of the distance to the centreline, "mm" or "voxels".
     progress: wraps the iteration over finished cases, such as `tqdm`; gets their number, too.
-
-    Raises
-    ------
-    InputError
-        Nothing of that layout there, a split that does not fit, no good case at all, or a process that was killed.
     """
     check_unit(distance_unit)
     found = find_cases(layout, root)
@@ -135,10 +133,7 @@ def given_split(
 
     A case of `faults` may be named and is passed over.
 
-    Raises
-    ------
-    InputError
-        Another key, no list of names, a name twice or of no case, or no case to train on.
+    Raises `InputError`: another key, no list of names, a name twice or of no case, or no case to train on.
     """
     if unknown := sorted(map(str, set(split) - set(SPLITS))):
         raise InputError(f"split: unknown key {', '.join(unknown)}; choose {', '.join(SPLITS)}")

@@ -41,10 +41,7 @@ class Found(NamedTuple):
 def find_cases(layout: str, root: str | Path) -> Found:
     """Cases of a data set under `root`, matched by name. Half a pair and a name that occurs twice are faults.
 
-    Raises
-    ------
-    InputError
-        Unknown layout, no such folder, or nothing of that layout in it.
+    Raises `InputError`: unknown layout, no such folder, or nothing of that layout in it.
     """
     if layout not in LAYOUTS:
         raise InputError(f"layout {layout!r} is unknown: choose one of {', '.join(LAYOUTS)}")

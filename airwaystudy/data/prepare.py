@@ -134,6 +134,8 @@ def prepare_case(
 ) -> Path:
     """Write the store of one case at `path` (a folder ending in .zarr), whole or not at all; returns `path`.
 
+    Raises `InputError`: label empty or on another grid, no lung found, no airway inside the lungs' box, unknown unit.
+
     Parameters
     ----------
     case: name of the case.
@@ -141,11 +143,6 @@ def prepare_case(
     airway: boolean label on the CT's grid.
     distance_unit: "mm" (default; right on anisotropic CT) or "voxels" (the authors').
     mended, sizes: what was mended in the files (`cases.read_case`), and their bytes; kept in the attributes.
-
-    Raises
-    ------
-    InputError
-        Label empty or on another grid, no lung found, no airway inside the lungs' box, unknown unit.
     """
     check_unit(distance_unit)
     if not ct.same_grid(airway):
@@ -194,10 +191,8 @@ def prepare_case(
 def prepare_files(case: Case, out: str | Path, distance_unit: str = "mm") -> Path:
     """Prepare one case from its files as OUT/CASE.zarr unless that store stands; returns the store's path.
 
-    Raises
-    ------
-    InputError
-        As `cases.read_case` and `prepare_case`; a store that stands with distances in another unit, or of other files.
+    Raises `InputError`: as `cases.read_case` and `prepare_case`; a store that stands with distances in another unit, or
+    of other files.
     """
     path = Path(out) / f"{case.name}.zarr"
     sizes = [sum(file.stat().st_size for file in (p.iterdir() if p.is_dir() else [p])) for p in (case.ct, case.airway)]

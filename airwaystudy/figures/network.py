@@ -119,10 +119,7 @@ def blocks_of(network: nn.Module) -> pd.DataFrame:
     (encoder block whose output is concatenated; empty: none); `parameters`, and of them `conv_parameters`,
     `gate_parameters`, `tap_parameters`.
 
-    Raises
-    ------
-    InputError
-        The network is no WingsNet.
+    Raises `InputError`: the network is no WingsNet.
 
     Examples
     --------

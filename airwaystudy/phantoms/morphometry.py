@@ -123,10 +123,7 @@ class Centreline(NamedTuple):
 def centreline_branches(line: Centreline) -> pd.DataFrame:
     """Cut a centreline where it forks: its branches (`branch_table`) from the widest free end, taken for the top.
 
-    Raises
-    ------
-    InputError
-        It is not one tree: in several parts, or with a ring.
+    Raises `InputError`: it is not one tree: in several parts, or with a ring.
     """
     near: list[list[int]] = [[] for _ in line.points]
     for one, other in line.edges.tolist():
@@ -256,10 +253,7 @@ def summary(branches: pd.DataFrame) -> dict[str, float]:
 def read_centreline(path: str | Path) -> Centreline:
     """Read lines of two points each and their point data `radius` from a VTK XML unstructured grid (.vtu).
 
-    Raises
-    ------
-    InputError
-        Not such a file; cells that are not lines; no radius.
+    Raises `InputError`: not such a file; cells that are not lines; no radius.
     """
     from meshio import vtu
 

@@ -114,10 +114,7 @@ def noise_spectrum(tiles: np.ndarray, spacing: float) -> pd.DataFrame:
     to the Nyquist frequency; white noise of variance v has v spacing^2 throughout (less at the first step, where the
     tile's plane was).
 
-    Raises
-    ------
-    InputError
-        Fewer than 8 tiles.
+    Raises `InputError`: fewer than 8 tiles.
     """
     if len(tiles) < LEAST_TILES:
         raise InputError(f"{len(tiles)} flat tiles of soft tissue: {LEAST_TILES} or more are needed for a spectrum")

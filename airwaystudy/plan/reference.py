@@ -30,10 +30,7 @@ def copy_reference(study: str) -> list[Path]:
     Of the trained runs' notebooks, only the first is copied. Files of a former reference that the study no longer
     has stay; `main` lists them.
 
-    Raises
-    ------
-    InputError
-        The study has no tables; a notebook failed, or is over 3 MB without its interactive figures.
+    Raises `InputError`: the study has no tables; a notebook failed, or is over 3 MB without its interactive figures.
     """
     source, target = home.results(study), home.HOME / "results/reference" / study
     if not list(source.glob("tables/*.csv")):

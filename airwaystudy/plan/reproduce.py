@@ -26,6 +26,9 @@ def reproduce(
     Prints before the first run what the runs need, and after each run the time left. A run that fails does not keep
     the others back.
 
+    Raises `InputError`: no such preset or run; no GPU for runs that want one; another process that makes the whole
+    study; or no report could be made, since no run is done or a notebook fails.
+
     Parameters
     ----------
     name, runs : str, list of str
@@ -41,12 +44,6 @@ def reproduce(
     -------
     list of str
         The runs that are not done.
-
-    Raises
-    ------
-    InputError
-        No such preset or run; no GPU for runs that want one; another process that makes the whole study; or no report
-        could be made, since no run is done or a notebook fails.
     """
     preset = read_preset(name)
     wanted = runs or list(preset.settings_by_run())
@@ -79,10 +76,7 @@ def reproduce(
 def tell_needs(preset: Preset, runs: list[str], cores: int | None, cluster: bool, cpu_anyway: bool) -> None:
     """Print how many runs are to be trained, what each needs and how long all take here.
 
-    Raises
-    ------
-    InputError
-        The runs want a GPU and none is visible here, unless they go to a cluster or `cpu_anyway`.
+    Raises `InputError`: the runs want a GPU and none is visible here, unless they go to a cluster or `cpu_anyway`.
     """
     settings = preset.settings_by_run()
     missing = [run for run in runs if not is_done(preset, run)]

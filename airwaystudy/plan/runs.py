@@ -47,11 +47,8 @@ class StudyRuns:
 def collect(name: str, wanted: Iterable[str] | None = None) -> StudyRuns:
     """The runs of results/<name>/runs: those `wanted`, in this order, or all that are there.
 
-    Raises
-    ------
-    InputError
-        None is done; or runs that are done differ in their test cases or in the data they were trained on, which no
-        table may mix.
+    Raises `InputError`: none is done; or runs that are done differ in their test cases or in the data they were trained
+    on, which no table may mix.
     """
     folder = home.results(name) / "runs"
     names = list(wanted) if wanted is not None else sorted(path.name for path in folder.glob("[!.]*") if path.is_dir())

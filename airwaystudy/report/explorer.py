@@ -35,10 +35,7 @@ FIRST_LAYERS = 3  # of the encoder: the shallow layers that the question about s
 def write_explorer(maps: Sequence[GradientMaps], path: str | Path) -> Path:
     """Write the explorer of these runs to `path`, whole or not at all; returns the path.
 
-    Raises
-    ------
-    InputError
-        No maps.
+    Raises `InputError`: no maps.
     """
     if not maps:
         raise InputError(f"{path}: no gradient maps to show; give those of one run at least")

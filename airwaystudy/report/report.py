@@ -21,10 +21,7 @@ def write_report(study: str) -> Path:
 
     The executed notebook stays in results/<study>/notebooks/.
 
-    Raises
-    ------
-    InputError
-        No such study, or bad input that the notebook met, such as a fault in claims.yaml.
+    Raises `InputError`: no such study, or bad input that the notebook met, such as a fault in claims.yaml.
     """
     home.require_study(study)
     folder = home.results(study)
