@@ -2,7 +2,8 @@
 
 A *variant* is a set of settings; its runs differ by nothing but the seed. The unit is a case within a seed. An interval
 `low`..`high` is Student's 95 % interval over the seeds, each seed being its mean over the cases: it covers the noise of
-training. `low_cases`..`high_cases` is a bootstrap over the cases, each case being its mean over the seeds.
+training. Of shares it is taken on the logit scale, where it stays within 0 to 100 %. `low_cases`..`high_cases` is a
+bootstrap over the cases, each case being its mean over the seeds.
 """
 
 import itertools
@@ -16,7 +17,7 @@ import pandas as pd
 
 from airwaylib.errors import InputError
 from airwaylib.losses.table import LOSSES, defaults
-from airwaylib.metrics.intervals import bootstrap_interval, mean_interval
+from airwaylib.metrics.intervals import bootstrap_interval, mean_interval, share_interval
 from airwaylib.metrics.scores import pool_groups
 from airwaystudy import home
 from airwaystudy.plan.runs import FACTORS, StudyRuns
@@ -24,6 +25,7 @@ from airwaystudy.training.config import TrainConfig
 
 CONVENTION = "paper"
 METRICS = ("td", "bd", "dsc", "precision", "fpr", "leakage", "td_truth", "bd_truth")  # percent
+BEYOND = ("leakage",)  # may be more than 100 %
 
 # A factor's levels from the plainest to the paper's; an effect goes from the earlier to the later. Numbers rise.
 ORDER = {
@@ -132,8 +134,8 @@ def by_seed(runs: StudyRuns, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
 def ablation_table(runs: StudyRuns, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
     """Sum up each variant: factors, parameters, steps, seeds, cases; METRIC_mean, _sd, _low and _high (percent).
 
-    mean: over seeds of the mean over cases, with Student's interval over the seeds; sd: over the cases, each of which
-    is its mean over the seeds. A factor that is left to the loss shows the loss's default.
+    mean: over seeds of the mean over cases, with its interval over the seeds; sd: over the cases, each of which is its
+    mean over the seeds. A factor that is left to the loss shows the loss's default.
     """
     rows = []
     for name, variant in variants(runs).items():
@@ -143,7 +145,7 @@ def ablation_table(runs: StudyRuns, metrics: Sequence[str] = METRICS) -> pd.Data
         row |= {"seeds": scores["seed"].nunique(), "cases": scores["case"].nunique()}
         for metric in (metric for metric in metrics if metric in scores):
             seeds, cases = (scores.groupby(unit)[metric].mean().to_numpy(float) for unit in ("seed", "case"))
-            low, high = mean_interval(seeds)
+            low, high = (mean_interval if metric in BEYOND else share_interval)(seeds)
             spread = np.std(cases, ddof=1) if len(cases) > 1 else np.nan
             row |= {f"{metric}_mean": seeds.mean(), f"{metric}_sd": spread}
             row |= {f"{metric}_low": low, f"{metric}_high": high}
@@ -155,7 +157,7 @@ def by_bin(runs: StudyRuns, group: str) -> pd.DataFrame:
     """Score TD and BD of each variant by bins of `group`, "diameter_mm" or "generation", the cases of a seed pooled.
 
     A row a variant and bin: variant, the bin, branches (of the reference, over the cases), seeds, and of td and bd
-    (percent) the mean over seeds, Student's interval (low, high) and the lowest and highest seed (min, max).
+    (percent) the mean over seeds, its interval (low, high) within 0 to 100, and the lowest and highest seed (min, max).
     """
     names = [f"{metric}_{part}" for metric in ("td", "bd") for part in ("mean", "low", "high", "min", "max")]
     table = runs.by_diameter if group == "diameter_mm" else runs.by_generation
@@ -169,7 +171,7 @@ def by_bin(runs: StudyRuns, group: str) -> pd.DataFrame:
             row = {"variant": name, group: bin_, "branches": part["branches"].max(), "seeds": len(part)}
             for metric in ("td", "bd"):
                 values = part[metric].to_numpy(float)
-                numbers = [values.mean(), *mean_interval(values), values.min(), values.max()]
+                numbers = [values.mean(), *share_interval(values), values.min(), values.max()]
                 row |= dict(zip((n for n in names if n.startswith(metric)), numbers, strict=True))
             rows.append(row)
     return pd.DataFrame(rows).assign(convention=CONVENTION)

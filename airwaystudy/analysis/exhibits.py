@@ -13,7 +13,7 @@ from scipy import ndimage
 from airwaylib.errors import InputError
 from airwaylib.images.volume import Volume, read_mask
 from airwaylib.metrics.cases import true_tree
-from airwaylib.metrics.intervals import mean_interval
+from airwaylib.metrics.intervals import share_interval
 from airwaylib.metrics.reference import Reference, parse_reference, true_reference
 from airwaylib.metrics.scores import largest_component, overlap_by_diameter, with_overlap
 from airwaystudy import home
@@ -92,7 +92,7 @@ def scores_by_diameter(runs: StudyRuns, variants: Iterable[str]) -> pd.DataFrame
     rows = []
     for (variant, bin_), part in with_overlap(voxels.reset_index()).groupby(by[:2], sort=False, observed=True):
         values = part["dsc"].to_numpy()
-        numbers = [values.mean(), *mean_interval(values), values.min(), values.max()]
+        numbers = [values.mean(), *share_interval(values), values.min(), values.max()]
         names = (f"dsc_{name}" for name in ("mean", "low", "high", "min", "max"))
         rows.append({"variant": variant, "diameter_mm": bin_} | dict(zip(names, numbers, strict=True)))
     found = ablation.by_bin(runs, "diameter_mm")

@@ -72,9 +72,10 @@ def test_a_variant_in_one_row(home):
     assert (row["supervision"], row["loss"], row["alpha"], row["steps"]) == ("both", "dice", "none", "100")
     assert (row["seeds"], row["cases"], row["parameters"], row["convention"]) == (3, 2, 1000, "paper")
     # Seeds 63, 65, 67; cases 64 and 66.
-    reach = STUDENT * 2 / np.sqrt(3)
+    reach = STUDENT * 0.02 / np.sqrt(3) / (0.65 * 0.35)  # on the logit scale
+    low, high = (100 / (1 + np.exp(-(np.log(0.65 / 0.35) + sign * reach))) for sign in (-1, 1))
     numbers = row[["td_mean", "td_sd", "td_low", "td_high"]].astype(float).tolist()
-    assert numbers == pytest.approx([65, np.sqrt(2), 65 - reach, 65 + reach], abs=1e-4)
+    assert numbers == pytest.approx([65, np.sqrt(2), low, high], abs=1e-4)
     assert "td_truth_mean" not in table  # no such scores here
 
 
@@ -207,8 +208,10 @@ def test_bins_are_pooled_over_cases_and_averaged_over_seeds(home):
     row = by_bin(collect("made_up"), "diameter_mm").set_index("diameter_mm").loc["0-2"]
     assert (row["variant"], row["branches"], row["seeds"], row["convention"]) == ("both", 20, 2, "paper")
     assert [row["td_min"], row["td_mean"], row["td_max"]] == pytest.approx([25, 43, 61])
-    reach = 12.7062 * 18  # 97.5 % point of 1 degree of freedom; standard error of 25 and 61
-    assert [row["td_low"], row["td_high"]] == pytest.approx([43 - reach, 43 + reach], abs=0.01)
+    reach = 12.7062 * 0.18 / (0.43 * 0.57)  # 97.5 % point of 1 degree of freedom; error of 25 and 61, at the logit
+    ends = [100 / (1 + np.exp(-(np.log(0.43 / 0.57) + sign * reach))) for sign in (-1, 1)]
+    assert [row["td_low"], row["td_high"]] == pytest.approx(ends, abs=0.01)
+    assert 0 < row["td_low"] < row["td_high"] < 100  # Student's would be -186 to 272
     assert row["bd_mean"] == 50
 
 
