@@ -6,6 +6,7 @@
 A text between `<!-- NAME -->` and `<!-- /NAME -->` is what the function NAME of this file returns. All else is typed.
 """
 
+import json
 import re
 import sys
 import tomllib
@@ -342,6 +343,102 @@ def branches_left() -> str:
     bins = read("quick", "tables/scores_by_diameter.csv")
     true = bins[bins["variant"] == bins["variant"].iloc[0]]["branches"].sum()
     return f"{parsed:.0f} of {true:.0f}"
+
+
+# ----------------------------------------------------------------------------------------------------- docs/article.md
+
+
+def decided() -> pd.DataFrame | None:
+    """Contrasts of the study `decide` in its primary outcome; None before all of its seeds are done."""
+    path = REFERENCE / "decide" / "tables/contrasts.csv"
+    if not path.exists():
+        return None
+    rows = read("decide", "tables/contrasts.csv")
+    return rows[rows["verdict"] != ""]
+
+
+def seeds_done() -> tuple[int, int]:
+    """Seeds of `decide` of which all arms are committed, and those that are planned."""
+    from airwaystudy.plan.presets import read_preset
+
+    preset, done = read_preset("decide"), 0
+    for seed in preset.seeds:
+        arms = [run for run in preset.scored_runs() if run.endswith(f"_{seed}")]
+        done += all((REFERENCE / "decide/runs" / run / "scores.csv").exists() for run in arms)
+    return done, len(preset.seeds)
+
+
+@generated
+def decide_status() -> str:
+    """How far the study is."""
+    done, planned = seeds_done()
+    if decided() is None:
+        return f"{done} of {planned} seeds are trained and scored. Nothing is said before all are."
+    return f"All {planned} seeds. Synthetic data."
+
+
+@generated
+def decide_contrasts() -> str:
+    """Every contrast with its interval and verdict."""
+    rows = decided()
+    if rows is None:
+        return "*The contrasts stand here when all seeds are done.*"
+    cells = (
+        [
+            row["name"],
+            f"`{row['arm']}` − `{row['base']}`",
+            interval(row.rename({"difference": "value"}), 2),
+            "" if pd.isna(row["p_holm"]) else f"{row['p_holm']:.3g}",
+            f"{row['p_equivalence']:.3g}",
+            f"**{row['verdict']}**" + (f" ({row['note']})" if row["note"] else ""),
+        ]
+        for _, row in rows.iterrows()
+    )
+    header = ["contrast", "arms", "points (95 % interval)", "p, Holm", "p, equivalence", "verdict"]
+    return table(header, cells)
+
+
+@generated
+def decide_arms() -> str:
+    """Every arm at 80 % precision, thin airways apart from wide ones."""
+    if decided() is None:
+        return "*The arms' scores stand here when all seeds are done.*"
+    arms = read("decide", "tables/arms.csv").rename(columns={"mean": "value"})
+    shown = {"td_80": "all", "td_thin_80": "under 2.5 mm", "td_wide_80": "from 2.5 mm", "bd_80": "branches"}
+    rows = []
+    for arm, part in arms.groupby("variant", sort=False):
+        by = part.set_index("outcome")
+        rows.append([f"`{arm}`", *(interval(by.loc[name]) for name in shown), f"{by.loc['td_80', 'sd_seed']:.1f}"])
+    header = [f"{words}, %" for words in shown.values()]
+    return table(["arm, at 80 % precision", *header, "SD of seeds, points"], rows)
+
+
+@generated
+def decide_replication() -> str:
+    """What one more seed says, here and under another instruction set."""
+    lines = []
+    for path in sorted(REFERENCE.glob("replication*/tables/replication.csv")):
+        rows = pd.read_csv(path).dropna(subset=["difference"])
+        inside = rows["inside"].astype(str) == "True"
+        moved = (rows["difference"] - rows["reference"]).abs().max()
+        lines.append(
+            f"- `{path.parts[-3]}`: {inside.sum()} of {len(rows)} contrasts lie where one more seed is expected; "
+            f"the largest distance from the reference is {moved:.1f} points."
+        )
+    return "\n".join(lines) or "*Not run yet.*"
+
+
+@generated
+def decide_cost() -> str:
+    """Core-hours of training and the machines."""
+    seconds, machines = 0.0, {}
+    for path in sorted((REFERENCE / "decide/runs").glob("*/summary.json")):
+        cpu = json.loads(path.with_name("provenance.json").read_text()).get("cpu") or {}
+        seconds += json.loads(path.read_text())["training_seconds"] * (cpu.get("threads") or 1)
+        machines[f"{cpu.get('name')} ({cpu.get('instructions')})"] = True
+    if not seconds:
+        return "*No run is done yet.*"
+    return f"{seconds / 3600:.1f} core-hours of training so far counted, on {'; '.join(machines)}."
 
 
 # -------------------------------------------------------------------------------------------------------- other pages
