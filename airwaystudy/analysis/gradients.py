@@ -69,6 +69,8 @@ def analyse(
 ) -> dict[str, pd.DataFrame]:
     """Measure finished runs; return and write results/<study>/gradients/{layers,bins,swaps,branches}.csv.
 
+    `layers` and `swaps` have a row for each crop, `bins` for all crops of a run together.
+
     Parameters
     ----------
     study :
@@ -98,6 +100,7 @@ def analyse(
         left = (time.monotonic() - started) / done * (len(chosen) - done) / 60
         print(f"{config.run}: run {done} of {len(chosen)}, about {left:.0f} min left", flush=True)
     joined = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
+    joined["bins"] = over_crops(joined["bins"])  # crop by crop they would be most of what a study keeps
     for name, table in joined.items():
         home.write_csv(maps_folder(study) / f"{name}.csv", table)
     return joined

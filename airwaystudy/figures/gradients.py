@@ -296,7 +296,7 @@ def plot_law(table: pd.DataFrame) -> Figure:
         rows = table[table["loss"] == loss]
         text = f"{plain(loss)} ({rows.loc[rows['lost'], 'half_eroded'].sum()} of {rows['lost'].sum()} as the law says)"
         ax.plot(rows["law"], rows["erosion_thinnest"], label=text, **style | {"ls": "", "mfc": "none"})
-    ax.set(xlabel="critical radius by the law (voxels)", ylabel="airways about 1 voxel in radius eroded (share)")
+    ax.set(xlabel="critical radius by the law (voxels)", ylabel="thinnest airways eroded (share)")
     ax.set(xlim=(-0.02 * end, end), ylim=(-0.02, 1.02))
     figure.legend(loc="outside lower center", frameon=False, fontsize="small")
     return figure
