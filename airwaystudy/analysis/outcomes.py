@@ -29,7 +29,7 @@ class Point(NamedTuple):
 
 
 def outcomes(curve: pd.DataFrame) -> pd.DataFrame:
-    """Reduce a run's threshold curve to one row a case: case, those of `OUTCOMES` (percent), reached.
+    """Reduce a run's threshold curve to one row a case: case, those of `OUTCOMES` (percent), reached, beyond.
 
     Of the thresholds at which a case's precision is at least 80 %, the one with the longest detected tree counts.
     There td_80, td_thin_80, td_wide_80 and bd_80 are read; td_90 and td_area take other precisions. Outcomes with
@@ -37,7 +37,8 @@ def outcomes(curve: pd.DataFrame) -> pd.DataFrame:
     linear in the logit. An empty mask has no precision and is passed over.
 
     A case that never reaches the precision counts where its precision is highest, and `reached` is False for 80 %. A
-    case in which nothing is found at any threshold has TD 0. No case is dropped.
+    case in which nothing is found at any threshold has TD 0. No case is dropped. `beyond` tells a case that is at least
+    that precise at every threshold: its tree at 80 % lies beyond the scale, and what counts is less than that.
 
     Parameters
     ----------
@@ -52,11 +53,11 @@ def outcomes(curve: pd.DataFrame) -> pd.DataFrame:
     if lacking := [name for name in CURVE if name not in curve]:
         raise InputError(f"threshold curve: no column {', '.join(lacking)}; make the run's trade_off.csv again")
     rows = [{"case": case, **of_case(case, rows)} for case, rows in curve.groupby("case", sort=False)]
-    return pd.DataFrame(rows, columns=["case", *OUTCOMES, "reached"])
+    return pd.DataFrame(rows, columns=["case", *OUTCOMES, "reached", "beyond"])
 
 
 def of_case(case: str, rows: pd.DataFrame) -> dict[str, float]:
-    """One case's outcomes by name, and `reached`."""
+    """One case's outcomes by name, `reached` and `beyond`."""
     rows = rows.sort_values("logit")
     curve = {name: rows[name].to_numpy(float) for name in CURVE if name != "case"}
     if (np.diff(curve["logit"]) == 0).any():
@@ -78,6 +79,7 @@ def of_case(case: str, rows: pd.DataFrame) -> dict[str, float]:
         "td_wide_80": score(curve, "td_wide", paper),
         "td_thin_80_whole": score(curve, "td_thin_whole", whole),
         "reached": paper.reached,
+        "beyond": bool(np.nanmin(curve["precision"], initial=100) >= PRECISION),
     }
 
 
@@ -110,7 +112,7 @@ def score(curve: dict[str, np.ndarray], name: str, point: Point) -> float:
 
 
 def study_outcomes(runs: StudyRuns) -> pd.DataFrame:
-    """Collect the outcomes of all finished runs of a study: run, variant, seed, case, `OUTCOMES`, reached.
+    """Collect the outcomes of all finished runs of a study: run, variant, seed, case, `OUTCOMES`, reached, beyond.
 
     Raises
     ------

@@ -19,7 +19,7 @@ from airwaystudy import home
 from airwaystudy.data.cases import find_case, read_case
 from airwaystudy.training.config import TrainConfig
 
-LOGITS = tuple(np.arange(-9, 14.5, 0.5))  # thresholds of a curve, on the logit scale: networks are sure of most voxels
+LOGITS = tuple(np.arange(-16, 16.5, 0.5))  # thresholds of a curve, on the logit scale: networks are sure of most voxels
 THIN_MM = 2.5  # diameter below which a branch is thin, as the protocol of the study `decide` has it
 CURVE = ("logit", "td", "bd", "td_thin", "td_wide", "precision", "dsc", "td_whole", "td_thin_whole", "precision_whole")
 

@@ -40,8 +40,10 @@ def test_the_curve_is_crossed_between_two_thresholds_by_hand():
 
 def test_columns_are_those_of_the_protocol():
     table = outcomes(curve([(0, 90, 85)]))
-    assert list(table) == ["case", *OUTCOMES, "reached"] and PRIMARY == "td_80"
-    assert table["reached"].dtype == bool
+    assert list(table) == ["case", *OUTCOMES, "reached", "beyond"] and PRIMARY == "td_80"
+    assert table["reached"].dtype == table["beyond"].dtype == bool
+    assert table["beyond"].all()  # 85 % at the lowest threshold: at 80 % there would be more
+    assert not outcomes(curve([(-1, 95, 70), (0, 90, 85)]))["beyond"].any()
 
 
 def test_order_of_rows_does_not_matter():
