@@ -348,10 +348,10 @@ def test_03_results_numbers_are_the_runs(scored, home):
     assert list(scores.index) == list(runs)
     assert (scores["convention"] == "paper").all() and scores["td_low"].isna().all()  # one seed has no interval
     assert tables["scores_by_case"].query("variant == 'final_dice'")["td"].tolist() == runs["final_dice"]["td"].tolist()
-    at_half = tables["trade_off"].query("probability == 0.5").set_index("variant")
+    at_half = tables["trade_off"].query("logit == 0").set_index("variant")
     for name, run in runs.items():
         assert scores.loc[name, "td_mean"] == pytest.approx(run["td"].mean(), abs=0.01)
-        assert at_half.loc[name, "td"] == pytest.approx(run["td"].item(), abs=0.01)
+        assert at_half.loc[name, "td"] == pytest.approx(run["td_truth"].item(), abs=0.01)
     tree = pd.read_csv(home / "data/phantoms/raw/mini_0001/tree.csv")
     by_diameter = tables["scores_by_diameter"].groupby("variant")["branches"].sum()
     assert by_diameter.tolist() == [len(tree)] * 2  # the phantom's own branches

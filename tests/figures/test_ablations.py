@@ -226,13 +226,13 @@ def test_trade_off_has_a_thin_line_a_seed_and_a_thick_mean():
             "variant": "both_dice",
             "seed": seed,
             "case": case,
-            "probability": p,
-            "td": 90 - 40 * p,
-            "precision": 50 + 40 * p + 2 * seed,
+            "logit": logit,
+            "td": 70 - 16 * logit,
+            "precision": 71 + 16 * logit + 2 * seed,
         }
         for seed in (0, 1)
         for case in "ab"
-        for p in (0.1, 0.5, 0.9)
+        for logit in (-1, 0, 1)
     ]
     figure = plot_trade_off(pd.DataFrame(rows), STYLES, "phantoms (synthetic)")
     (ax,) = figure.axes
@@ -242,8 +242,8 @@ def test_trade_off_has_a_thin_line_a_seed_and_a_thick_mean():
     )
     assert list(second.get_xdata() - first.get_xdata()) == pytest.approx([2, 2, 2])
     assert first.get_linewidth() < mean.get_linewidth()
-    assert (list(marked.get_xdata()), list(marked.get_ydata())) == ([71], [70])  # the threshold 0.5
-    assert [text.get_text() for text in ax.texts] == ["0.1", "0.9"]
+    assert (list(marked.get_xdata()), list(marked.get_ydata())) == ([71], [70])  # a probability of ½
+    assert [text.get_text() for text in ax.texts] == ["-1", "1"]
     assert "both dice (2 seeds)" in labels(figure)
 
 

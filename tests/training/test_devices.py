@@ -12,7 +12,6 @@ import torch
 from lightning_fabric import Fabric
 
 from airwaylib.errors import InputError
-from airwaylib.networks import wingsnet
 from airwaystudy import home
 from airwaystudy.training.config import TrainConfig
 from airwaystudy.training.devices import gathered, make_fabric, world_size
@@ -23,10 +22,9 @@ from airwaystudy.training.run import Run
 STEP = """
 import json, os, pathlib, sys
 import safetensors.torch
-from airwaylib.networks import wingsnet
 from airwaystudy import home as study
 from airwaystudy.training import config, run as training
-study.HOME, wingsnet.DROPOUT = pathlib.Path(sys.argv[1]), 0
+study.HOME = pathlib.Path(sys.argv[1])
 run = training.Run(config.TrainConfig(**json.loads(sys.argv[2])))
 step = run.optimizer.step
 gradients = lambda: {name: p.grad for name, p in run.plain_network.named_parameters()}
@@ -50,6 +48,7 @@ def settings(phantoms):
         "crop": 32,
         "crops_per_case": 2,
         "device": "cpu",
+        "dropout": 0,
     }
 
 
@@ -67,7 +66,6 @@ def test_two_processes_have_the_gradient_of_one_with_both_their_crops(settings, 
     gradients = [safetensors.torch.load_file(tmp_path / f"gradient_{rank}.safetensors") for rank in (0, 1)]
     rows = [json.loads((tmp_path / f"row_{rank}.json").read_text()) for rank in (0, 1)]
     monkeypatch.setattr(home, "HOME", tmp_path)
-    monkeypatch.setattr(wingsnet, "DROPOUT", 0)
     run = Run(TrainConfig(**settings, loss=loss, batch_size=2))
     expected = {}
     step = run.optimizer.step
