@@ -136,7 +136,10 @@ def test_our_claims_name_variants_of_the_presets():
     known = {variant for preset in presets.values() for variant in preset["variants"]}
     measures = [claim.measure for claim in read_claims() if claim.measure and claim.measure.kind == "effect"]
     named = {name for measure in measures for name in (measure.variant, measure.base)}
-    assert {"final_dice", "both_general_union"} <= named <= known
+    assert {"both_dice", "both_general_union"} <= named <= known
+    planned = {contrast["name"] for preset in presets.values() for contrast in preset.get("contrasts", [])}
+    decided = {c.measure.name for c in read_claims() if c.measure and c.measure.kind == "contrast"}
+    assert decided == planned  # every contrast decides a claim
 
 
 def test_all_kinds_of_sources_and_the_five_claims_are_there():
