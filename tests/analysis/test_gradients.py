@@ -83,7 +83,7 @@ def test_every_layer_of_every_run_epoch_and_crop_has_its_measures(tables):
     # Under `both`, a block whose way to the output was dropped has no gradient, and counts nowhere.
     assert (layers.loc[layers["supervision"] == "final", "not_finite"] == 0).all()
     dice = layers[layers["loss"] == "dice"]
-    assert dice["loss_ratio"].to_numpy() == pytest.approx(2 / dice["loss_index"].to_numpy() - 1, rel=1e-3)
+    assert dice["loss_ratio"].to_numpy() == pytest.approx(2 / dice["loss_index"].to_numpy() - 1, rel=5e-3)
     assert (dice["loss_ratio_logit"] > 0).all()
     assert (dice.loc[dice["layer"].str.startswith("dc"), "from_encoder"].dropna() == 0).all()
     assert (dice.loc[dice["layer"].str.startswith("ec"), "from_encoder"] > 0).all()
