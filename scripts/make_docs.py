@@ -434,7 +434,8 @@ def decide_cost() -> str:
     seconds, machines = 0.0, {}
     for path in sorted((REFERENCE / "decide/runs").glob("*/summary.json")):
         cpu = json.loads(path.with_name("provenance.json").read_text()).get("cpu") or {}
-        seconds += json.loads(path.read_text())["training_seconds"] * (cpu.get("threads") or 1)
+        summary = json.loads(path.read_text())
+        seconds += summary.get("cpu_seconds") or summary["training_seconds"] * (cpu.get("threads") or 1)
         machines[f"{cpu.get('name')} ({cpu.get('instructions')})"] = True
     if not seconds:
         return "*No run is done yet.*"

@@ -39,11 +39,12 @@ def refuse_another_run(config: TrainConfig) -> None:
 
 @dataclass
 class Progress:
-    """Progress of a run: a row of metrics.csv an epoch, the seconds they took, and the rows of probes.csv."""
+    """Progress of a run: a row of metrics.csv an epoch, the time and CPU time they took, and the rows of probes.csv."""
 
     rows: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     probes: list[dict[str, Any]] = field(default_factory=list)
+    cpu_seconds: float = 0.0  # of this process; beside other work it says what a run costs better than the clock
 
     @property
     def epoch(self) -> int:
@@ -85,7 +86,8 @@ class Progress:
         """The end of the run in a few numbers; `best_score` is the mean of TD, BD, precision and DSC."""
         best = [row for row in validated(self.rows) if row["epoch"] == best_epoch(self.rows)]
         found = {"best_epoch": best[0]["epoch"], "best_score": rank(best[0])} if best else {}
-        return {"training_seconds": round(self.seconds, 1), **found, **self.rows[-1]}
+        times = {"training_seconds": round(self.seconds, 1), "cpu_seconds": round(self.cpu_seconds, 1)}
+        return {**times, **found, **self.rows[-1]}
 
 
 def validate(network: nn.Module, stores: list[Store], window: int, fabric: Fabric) -> dict[str, float]:

@@ -251,12 +251,13 @@ def train_to_the_end(run: Run) -> None:
     events = str(config.folder / "tensorboard")
     with SummaryWriter(events, purge_step=progress.epoch + 1) if first else nullcontext() as writer:
         while not progress.ended(config):
-            started = time.monotonic()
+            started, used = time.monotonic(), time.process_time()
             row = run.train_epoch()
             if run.validation and (row["epoch"] == config.epochs or row["epoch"] % config.validate_every == 0):
                 row |= validate(run.plain_network, run.validation, config.side, run.fabric)
             progress.rows.append(row)
             progress.seconds += time.monotonic() - started
+            progress.cpu_seconds += time.process_time() - used
             if first:
                 run.save()
                 for name, value in row.items():
