@@ -36,6 +36,7 @@ def plot_arms(outcomes: pd.DataFrame, arms: pd.DataFrame, names: Sequence[str], 
             ax.plot(row["mean"], place, marker=style["marker"], ms=8, color=style["color"], mec="white")
             ax.annotate(f"{row['mean']:.1f}", (row["mean"], place), (0, 7), textcoords="offset points", ha="center")
         ax.set(xlabel="length detected at 80 % precision (%)", title=words)
+        ax.locator_params(axis="x", nbins=6)
         ax.set_yticks(range(len(names)), [plain(name) for name in names])
         ax.set_ylim(len(names) - 0.4, -0.6)
         ax.grid(axis="x", alpha=0.3)
