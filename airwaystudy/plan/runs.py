@@ -16,14 +16,14 @@ from airwaystudy.training.config import TrainConfig
 # What variants are told apart by.
 FACTORS = ("network", "supervision", "loss", "sampling", "alpha", "root", "encoder_weight", "airway_gain")
 GROUPS = ("by_diameter", "by_generation")
-OUTCOMES = ("done", "incomplete", "failed", "not run")
+STATUSES = ("done", "incomplete", "failed", "not run")
 
 
 @dataclass(frozen=True)
 class StudyRuns:
     """Runs of a study.
 
-    `table`: a row a run that was asked for: run, variant, seed, the factors, status (of `OUTCOMES`), reason (of a
+    `table`: a row a run that was asked for: run, variant, seed, the factors, status (of `STATUSES`), reason (of a
     failure), parameters, training_seconds, commit, data (checksum of the training stores). `scores`: of the runs that
     are done, a row a run and test case: run, variant, seed, case, metrics (percent, convention `paper`), and
     `by_diameter`, `by_generation` alike. `notes`: what a reader must know, in words.
