@@ -8,8 +8,8 @@
   `SmallConvolution`).
 
 Measured (one CPU thread, 64^3, width 8): a training step takes 4.2 instead of 6.3 s and 0.77 instead of 1.50 GB
-(`benchmarks/wingsnet_step.py`). Of small volumes (at most `STORED` elements a block) the tails are stored: less time,
-and memory is no concern (the same benchmark with `--size 32 --width 4`).
+(`benchmarks/wingsnet_step.py`). Of small volumes (at most `STORED` elements a block) the tails are stored, since
+memory is no concern: a step takes 30 % of the plain one's time (the same benchmark with `--size 32 --width 4`).
 
 `max_pool` and `upsample` also have forms for `torch.use_deterministic_algorithms`. On a GPU, the backward passes of
 PyTorch's own add up in an order that differs from run to run. `benchmarks/deterministic_forms.py` compares the two; on
